@@ -1,0 +1,197 @@
+"""Settings: frozen, with units in their names, read from one TOML file and overridden by flags.
+
+Knows nothing of the parts that use them. Every field carries its help text; `docs/settings.md` is made from it.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+
+import msgspec
+from msgspec import Meta, Struct
+
+from quartzite.errors import InvalidConfig
+
+Precision = Literal["auto", "f32", "bf16", "int8"]
+TokenArrays = Literal["model", "reject"]
+LogFormat = Literal["text", "json"]
+DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+
+
+S = TypeVar("S", bound="Section")
+
+
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all settings tables."""
+
+
+class ServerSettings(Section, frozen=True, kw_only=True):
+    """Where the service listens."""
+
+    host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="TCP port to listen on; 0 takes a free one.")] = 8000
+    log_format: Annotated[LogFormat, Meta(description="`text` for people, `json` for machines.")] = "text"
+    shutdown_grace_s: Annotated[
+        Natural, Meta(description="How long running requests may go on after a stop signal, in seconds.")
+    ] = 30
+
+
+class ModelSettings(Section, frozen=True, kw_only=True):
+    """One served model; the table `[[models]]` repeats."""
+
+    name: Annotated[str, Meta(min_length=1, description="The name clients send as `model`.")]
+    folder: Annotated[
+        str | None, Meta(description="A Hugging Face folder; without it the name is looked up in the catalogue.")
+    ] = None
+    revision: Annotated[
+        str | None, Meta(description="Branch, tag or commit to download; default: the catalogue's.")
+    ] = None
+    precision: Annotated[Precision | None, Meta(description="Overrides `engine.precision` for this model.")] = None
+
+
+class EngineSettings(Section, frozen=True, kw_only=True):
+    """How models are computed."""
+
+    precision: Annotated[
+        Precision, Meta(description="`auto` takes bf16 where the processor has it and f32 elsewhere.")
+    ] = "auto"
+    streams: Annotated[Natural, Meta(description="Micro-batches computed side by side; 0 chooses one per core.")] = 0
+    threads: Annotated[Natural, Meta(description="Processor threads of all streams together; 0 takes all cores.")] = 0
+    micro_batch_tokens: Annotated[
+        Natural, Meta(description="Most tokens packed into one micro-batch; 0 chooses by the model's size.")
+    ] = 0
+    device: Annotated[str, Meta(description="OpenVINO device; only CPU is tested.")] = "CPU"
+
+
+class RequestSettings(Section, frozen=True, kw_only=True):
+    """What one request may ask for."""
+
+    max_inputs_per_request: Annotated[Positive, Meta(description="Most items in `input`.")] = 32
+    max_body_bytes: Annotated[Positive, Meta(description="Largest request body, in bytes.")] = 32 * 1024 * 1024
+    token_arrays: Annotated[
+        TokenArrays,
+        Meta(description="`model` takes token arrays as ids of the model's own vocabulary, `reject` refuses them."),
+    ] = "model"
+    timeout_ms: Annotated[
+        Positive, Meta(description="How long a request may take before it is answered 504, in milliseconds.")
+    ] = 60_000
+
+
+class QueueSettings(Section, frozen=True, kw_only=True):
+    """How much work may wait per model before requests are answered 503."""
+
+    max_tokens: Annotated[Positive, Meta(description="Most tokens waiting.")] = 500_000
+    max_requests: Annotated[Positive, Meta(description="Most requests waiting.")] = 2_000
+
+
+class CacheSettings(Section, frozen=True, kw_only=True):
+    """Where model files are kept."""
+
+    folder: Annotated[str, Meta(description="Folder for downloaded and unpacked models.")] = "~/.cache/quartzite"
+
+    @property
+    def path(self) -> Path:
+        """The folder with `~` expanded."""
+        return Path(self.folder).expanduser()
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """All settings of one server."""
+
+    server: ServerSettings = ServerSettings()
+    models: tuple[ModelSettings, ...] = (ModelSettings(name=DEFAULT_MODEL),)
+    engine: EngineSettings = EngineSettings()
+    requests: RequestSettings = RequestSettings()
+    queue: QueueSettings = QueueSettings()
+    cache: CacheSettings = CacheSettings()
+
+
+def read_settings(file: Path | None, overrides: Mapping[str, Any]) -> Settings:
+    """Return the settings of `file` (TOML, or None for the defaults) with `overrides` laid over them.
+
+    `overrides` has the file's form, `{"server": {"port": 8123}, "models": [...]}`, and wins key by key; a list
+    replaces the file's list. Raises InvalidConfig with every fault of both in one message.
+    """
+    table = _parsed(file) if file else {}
+    merged = _merged(table, overrides)
+    faults: list[str] = []
+    settings = _section(Settings, merged, "", faults)
+    if settings is not None:
+        faults += _contradictions(settings)
+    if settings is None or faults:
+        source = f"{file}: " if file else ""
+        raise InvalidConfig(
+            f"{source}the settings have {len(faults)} fault(s):\n" + "\n".join(f"  - {f}" for f in faults)
+        )
+    return settings
+
+
+def _parsed(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidConfig(f"cannot read the settings file {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"{file} is not valid TOML: {error}") from error
+
+
+def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _section(kind: type[S], table: object, path: str, faults: list[str]) -> S | None:
+    """Build one table field by field, so that every fault is found and not only the first."""
+    if not isinstance(table, Mapping):
+        faults.append(f"{path or 'the file'} must be a table")
+        return None
+    hints = get_type_hints(kind, include_extras=True)
+    prefix = f"{path}." if path else ""
+    before = len(faults)
+    faults += [f"{prefix}{key} is not a setting" + _nearest(key, hints) for key in table if key not in hints]
+    values = {key: _field(hints[key], value, f"{prefix}{key}", faults) for key, value in table.items() if key in hints}
+    faults += [
+        f"{prefix}{field.name} is required"
+        for field in msgspec.structs.fields(kind)
+        if field.required and field.name not in table
+    ]
+    return kind(**values) if len(faults) == before else None
+
+
+def _field(hint: Any, value: object, path: str, faults: list[str]) -> Any:
+    if isinstance(hint, type) and issubclass(hint, Section):
+        return _section(hint, value, path, faults)
+    if path == "models":
+        return _models(value, faults)
+    try:
+        return msgspec.convert(value, hint)
+    except msgspec.ValidationError as error:
+        faults.append(f"{path}: {error}")
+        return None
+
+
+def _models(value: object, faults: list[str]) -> tuple[ModelSettings | None, ...]:
+    if not isinstance(value, list | tuple) or not value:
+        faults.append("models must be a list of at least one [[models]] table")
+        return ()
+    return tuple(_section(ModelSettings, entry, f"models[{i}]", faults) for i, entry in enumerate(value))
+
+
+def _contradictions(settings: Settings) -> list[str]:
+    names = [model.name for model in settings.models]
+    return [f"models: the name {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+
+
+def _nearest(key: str, known: Mapping[str, Any]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""

@@ -1,0 +1,82 @@
+"""Values that travel between the parts; knows the errors and numpy, nothing else.
+
+Shape legend, used everywhere: B items of a micro-batch or request · n tokens of one item · T tokens of a packed
+micro-batch · D native dimensions of a model · d requested dimensions · H attention heads.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+Vectors = NDArray[np.float32]
+Encoding = Literal["float", "base64"]
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True, slots=True)
+class TextItem:
+    """One input given as text; `pointer` is its place in the request (`input`, `input[3]`), for messages."""
+
+    text: str
+    pointer: str = "input"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenItem:
+    """One input given as token ids of the model's own vocabulary, int32 (n,), and its place in the request."""
+
+    ids: Ids
+    pointer: str = "input"
+
+
+Item = TextItem | TokenItem
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A request whose form has been checked, before any model has been asked.
+
+    `dimensions`, `truncate` and `user` are None when the client left them out; `user` is an opaque string.
+    """
+
+    model: str
+    items: tuple[Item, ...]
+    encoding: Encoding = "float"
+    dimensions: int | None = None
+    truncate: Side | None = None
+    user: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """One item as the engine takes it: token ids int32 (n,), special tokens included, 1 <= n <= the model's maximum."""
+
+    ids: Ids
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens n, as counted in usage and in budgets."""
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where the time of one request went, in seconds."""
+
+    tokenise_s: float = 0.0
+    queue_s: float = 0.0
+    engine_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Embedded:
+    """The answer to one request: unit-length vectors float32 (B, d) in input order, and the tokens it used."""
+
+    model: str
+    vectors: Vectors
+    encoding: Encoding
+    tokens: int
+    timings: Timings

@@ -1,0 +1,46 @@
+"""The one abstract seam: what an engine is. Knows nothing of requests, queues or the web."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from quartzite.domain import Encoded, Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchShape:
+    """What an engine takes at once.
+
+    `tokens`: total of a packed micro-batch; an item longer than that runs alone. `items`: most items in one.
+    `buckets`: ascending packed lengths the engine has graphs for, the last one equal to `tokens`; a micro-batch
+    costs as much as the smallest bucket that holds it. Engines without buckets leave the tuple empty.
+    """
+
+    tokens: int
+    items: int
+    buckets: tuple[int, ...] = ()
+
+
+class Engine(Protocol):
+    """Runs one model. All methods are called on the event loop; heavy work happens elsewhere."""
+
+    @property
+    def dimensions(self) -> int:
+        """Native dimensions D of the vectors."""
+
+    @property
+    def streams(self) -> int:
+        """How many micro-batches may be under way at the same time."""
+
+    @property
+    def shape(self) -> MicroBatchShape:
+        """The largest micro-batch, and the lengths that are cheap."""
+
+    async def embed(self, batch: Sequence[Encoded]) -> Vectors:
+        """Return one pooled vector per item, in order: float32 (B, D), not normalised.
+
+        The batch respects `shape`. Any exception means that the whole micro-batch failed.
+        """
+
+    async def close(self) -> None:
+        """Release what the engine holds; called once, with nothing under way."""

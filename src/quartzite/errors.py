@@ -1,0 +1,164 @@
+"""Every failure of the service, and the table that gives each its status, code and body shape on the wire.
+
+Knows nobody. The tree:
+
+    QuartziteError
+    ├── StartFailure                what stops a command or a model from starting; read by the operator
+    │   ├── InvalidConfig
+    │   ├── ModelRefused            a folder that cannot be served as it is: unknown architecture, Dense module, ALiBi
+    │   ├── WeightsRefused          missing, unexpected, wrongly shaped or unreadable tensors
+    │   ├── DownloadFailed
+    │   └── MissingExtra
+    └── RequestFailure              what a client is answered
+        ├── InvalidParameter        400 / 20015
+        ├── TooManyItems            400 / 20042
+        ├── UnknownModel            400 / 20012
+        ├── PathNotFound            404
+        ├── MethodRefused           405
+        ├── Overloaded              503 / 50505
+        ├── DeadlineExceeded        504
+        ├── ClientGone              no answer: nobody is there to read it
+        └── EngineFault             500 / 50507
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+class QuartziteError(Exception):
+    """Base of all failures raised by this package."""
+
+
+class StartFailure(QuartziteError):
+    """A command or a model cannot start; the message tells the operator what to change."""
+
+
+class InvalidConfig(StartFailure):
+    """The settings are wrong; the message lists every fault at once."""
+
+
+class ModelRefused(StartFailure):
+    """A model folder asks for something that would not be honoured."""
+
+
+class WeightsRefused(StartFailure):
+    """A weights file is damaged, unsafe, or does not hold the tensors of its architecture."""
+
+
+class DownloadFailed(StartFailure):
+    """A model could not be fetched whole and verified."""
+
+
+class MissingExtra(StartFailure):
+    """An optional part is not installed; the message holds the command that installs it."""
+
+
+class RequestFailure(QuartziteError):
+    """A request is answered with an error; `message` is for people, `pointer` names the place at fault (`input[3]`)."""
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.pointer = pointer
+
+
+class InvalidParameter(RequestFailure):
+    """A field of the request has a value that cannot be taken."""
+
+    def __init__(self, detail: str, pointer: str = "") -> None:
+        super().__init__(f"The parameter is invalid. Please check again. {detail}", pointer)
+
+
+class TooManyItems(RequestFailure):
+    """The input list is longer than `max_inputs_per_request`."""
+
+    def __init__(self, count: int, allowed: int) -> None:
+        super().__init__(f"input batch size {count} > maximum allowed batch size {allowed}", "input")
+
+
+class UnknownModel(RequestFailure):
+    """No model of that name is served."""
+
+    def __init__(self, name: str) -> None:
+        shown = name if len(name) <= 100 else name[:100] + "..."
+        super().__init__(
+            f"Model does not exist. Please check it carefully. No model {shown!r} is served here; "
+            "GET /v1/models lists those that are.",
+            "model",
+        )
+
+
+class PathNotFound(RequestFailure):
+    """No route has that path."""
+
+    def __init__(self) -> None:
+        super().__init__("404 page not found")
+
+
+class MethodRefused(RequestFailure):
+    """The path exists, for other methods."""
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"405 method not allowed, use {allowed}")
+        self.allowed = allowed
+
+
+class Overloaded(RequestFailure):
+    """There is no room for the request now."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__("Model service overloaded. Please try again later.")
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(RequestFailure):
+    """The answer was not ready within the request's time."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"Request timed out after {timeout_s:g} s. Please try again later.")
+
+
+class ClientGone(RequestFailure):
+    """The client closed its connection before the answer was ready."""
+
+    def __init__(self) -> None:
+        super().__init__("client closed the connection")
+
+
+class EngineFault(RequestFailure):
+    """The engine failed on this request or returned values that are no embedding."""
+
+    def __init__(self) -> None:
+        super().__init__("Request failed: Unknown error")
+
+
+Shape = Literal["object", "string"]
+
+
+@dataclass(frozen=True, slots=True)
+class WireRow:
+    """How one failure looks on the wire; `shape` is an object `code, message, data` or a bare JSON string."""
+
+    status: int
+    code: int | None
+    shape: Shape
+    retryable: bool
+
+
+WIRE: Mapping[type[RequestFailure], WireRow] = {
+    InvalidParameter: WireRow(400, 20015, "object", retryable=False),
+    TooManyItems: WireRow(400, 20042, "object", retryable=False),
+    UnknownModel: WireRow(400, 20012, "object", retryable=False),
+    PathNotFound: WireRow(404, None, "string", retryable=False),
+    MethodRefused: WireRow(405, None, "string", retryable=False),
+    Overloaded: WireRow(503, 50505, "object", retryable=True),
+    DeadlineExceeded: WireRow(504, None, "string", retryable=True),
+    ClientGone: WireRow(499, None, "string", retryable=False),
+    EngineFault: WireRow(500, 50507, "object", retryable=True),
+}
+
+
+def wire_row(failure: RequestFailure) -> WireRow:
+    """Return the row of `failure`'s class; a class without a row is a bug of this file and raises KeyError."""
+    return WIRE[type(failure)]

@@ -1,0 +1,1 @@
+"""Pure arithmetic on finished vectors; knows no engine, no web."""

@@ -1,0 +1,1 @@
+"""Logs and trace ids; knows settings, not the parts that log."""
