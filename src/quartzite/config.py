@@ -76,7 +76,7 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     token_arrays: Annotated[
         TokenArrays,
         Meta(description="`model` takes token arrays as ids of the model's own vocabulary, `reject` refuses them."),
-    ] = "model"
+    ] = "model"  # noqa: S105  a mode, no password
     timeout_ms: Annotated[
         Positive, Meta(description="How long a request may take before it is answered 504, in milliseconds.")
     ] = 60_000
