@@ -1,0 +1,109 @@
+# The verbs of the project; `make help` lists them. Environments are made by the first verb that needs them and made
+# anew when their lock changes.
+
+VENV := .venv
+VENV_DEV := .venv-dev
+VENV_REFERENCE := .venv-reference
+VENV_LOCK := .venv-lock
+BIN := $(VENV_DEV)/bin
+
+# The first Python on the path that is new enough; say `make PYTHON=/path/to/python3.12 ...` for another.
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
+
+# Locks list everything, so pip resolves nothing (--no-deps); bytecode is written for what is used, when it is used.
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
+LOCKED := $(PIP_INSTALL) --require-hashes -r
+THIS := $(PIP_INSTALL) --editable .
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve install test check docs lock golden references bench-engine test-heavy clean
+
+help: ## list the verbs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+serve: $(VENV)/.ready ## start the server, with flags if wanted: make serve ARGS='--port 8123'
+	@$(VENV)/bin/quartzite serve $(ARGS)
+
+install: $(VENV)/.ready ## make .venv, what serving needs and nothing more
+	@echo "$(VENV) is ready ($$(du -sm $(VENV) | cut -f1) MB). Start with: make serve"
+
+test: check ## everything CI runs: the checks, then the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV_DEV)/.ready ## format, lint, types, import rules, generated documents
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python scripts/make_docs.py --check
+
+docs: $(VENV_DEV)/.ready ## write docs/settings.md, docs/errors.md and docs/cli.md anew from the code
+	@$(BIN)/python scripts/make_docs.py
+
+test-heavy: $(VENV_DEV)/.ready ## the tests of full-size shapes: minutes, and gigabytes of memory
+	@$(BIN)/python -m pytest -m heavy $(ARGS)
+
+references: $(VENV_REFERENCE)/.ready ## make .venv-reference: PyTorch and transformers, for golden files and comparisons
+
+golden: $(VENV_REFERENCE)/.ready ## compute the golden files anew with transformers
+	@$(VENV_REFERENCE)/bin/python scripts/make_golden.py $(ARGS)
+
+bench-engine: $(VENV_REFERENCE)/.ready ## tokens per second of the engine and of sentence-transformers
+	@$(VENV_REFERENCE)/bin/python benchmarks/engine.py $(ARGS)
+
+lock: $(VENV_LOCK)/.ready ## resolve pyproject.toml into the locks; UPGRADE=1 takes the newest versions
+	@$(COMPILE) pyproject.toml requirements/serve.in --output-file requirements/serve.txt
+	@$(COMPILE) pyproject.toml requirements/serve.in --group dev --constraints requirements/serve.txt \
+		--output-file requirements/dev.txt
+
+COMPILE = $(VENV_LOCK)/bin/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-emit-index-url --annotation-style line --custom-compile-command 'make lock' \
+	--excludes requirements/excluded.txt $(if $(UPGRADE),--upgrade)
+
+clean: ## remove the environments, caches and builds; model files stay
+	rm -rf $(VENV) $(VENV_DEV) $(VENV_REFERENCE) $(VENV_LOCK) build dist .coverage
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# .locked: the environment holds its lock. .ready: and this project, which needs a new entry when pyproject.toml changes.
+# pip's own bytecode and setuptools (Python 3.11 brings it) are not needed and would be 20 MB of 400.
+$(VENV)/.locked: requirements/serve.txt
+	$(call new-venv,$(VENV),170 MB to download; half a minute to a few)
+	@$(VENV)/bin/python $(LOCKED) $<
+	@$(VENV)/bin/python -m pip uninstall --quiet --yes setuptools 2>/dev/null || true
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.locked pyproject.toml
+	@$(VENV)/bin/python $(THIS)
+	@find $(VENV)/lib -path '*/pip/*' -name __pycache__ -prune -exec rm -rf {} +
+	@touch $@
+
+$(VENV_DEV)/.locked: requirements/dev.txt
+	$(call new-venv,$(VENV_DEV),220 MB to download; half a minute to a few)
+	@$(VENV_DEV)/bin/python $(LOCKED) $<
+	@touch $@
+
+$(VENV_REFERENCE)/.locked: requirements/reference.txt
+	$(call new-venv,$(VENV_REFERENCE),PyTorch and more: a gigabyte on disk; some minutes)
+	@$(VENV_REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+$(VENV_LOCK)/.ready: requirements/lock.txt
+	$(call new-venv,$(VENV_LOCK),25 MB to download)
+	@$(VENV_LOCK)/bin/python $(PIP_INSTALL) -r $<
+	@touch $@
+
+$(VENV_DEV)/.ready $(VENV_REFERENCE)/.ready: %/.ready: %/.locked pyproject.toml
+	@$*/bin/python $(THIS)
+	@touch $@
+
+define new-venv
+	@test -n '$(PYTHON)' && '$(PYTHON)' -c '$(NEW_ENOUGH)' || { \
+		echo "Quartzite needs Python 3.11 or newer, found: $$($(or $(PYTHON),python3) --version 2>&1)." >&2; \
+		echo "Install one, or name one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo 'Making $(1) with $(PYTHON) ($(2)) ...'
+	@'$(PYTHON)' -m venv --clear $(1)
+endef
