@@ -1,0 +1,39 @@
+"""The trace of one request: the id its client is told, and what its log line will say. Knows nothing of the web."""
+
+import os
+import time
+from dataclasses import dataclass
+
+from quartzite.domain import Timings
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
+_PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+
+
+@dataclass(slots=True)
+class Trace:
+    """What is known of one request while it runs; fields are filled in as they become known.
+
+    `items` and `tokens` are counts, never content; `timings` say where the time of an answered request went.
+    """
+
+    id: str
+    model: str | None = None
+    items: int | None = None
+    tokens: int | None = None
+    timings: Timings | None = None
+
+
+def new_trace_id() -> str:
+    """Return a fresh trace id for a request that arrives now."""
+    return trace_id(time.time_ns() // 1_000_000, os.urandom(10))
+
+
+def trace_id(unix_ms: int, entropy: bytes) -> str:
+    """Return `ti_` and the 26 characters of a ULID: ids of different milliseconds sort by time.
+
+    `unix_ms` is the time in milliseconds since 1970, under 2**48; `entropy` holds 10 random bytes. Source: the ULID
+    specification, 48 bits of time above 80 random bits.
+    """
+    bits = unix_ms << 80 | int.from_bytes(entropy, "big")
+    return "ti_" + "".join([_PAIRS[bits >> shift & 1023] for shift in range(120, -1, -10)])
