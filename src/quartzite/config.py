@@ -4,9 +4,11 @@ Knows nothing of the parts that use them. Every field carries its help text; `do
 """
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -35,6 +37,9 @@ class ServerSettings(Section, frozen=True, kw_only=True):
 
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on; 0 takes a free one.")] = 8000
+    no_auth: Annotated[
+        bool, Meta(description="Answer other machines without API keys; needed to listen on more than this machine.")
+    ] = False
     log_format: Annotated[LogFormat, Meta(description="`text` for people, `json` for machines.")] = "text"
     shutdown_grace_s: Annotated[
         Natural, Meta(description="How long running requests may go on after a stop signal, in seconds.")
@@ -111,6 +116,51 @@ class Settings(Section, frozen=True, kw_only=True):
     cache: CacheSettings = CacheSettings()
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting as documents and flags show it; `path` is `server.port`, or `models[].name` in a repeated table.
+
+    `type` is in words, and `default` is None for a setting that has none or that is required.
+    """
+
+    path: str
+    type: str
+    default: object
+    required: bool
+    description: str
+
+
+def explain(kind: type[Section] = Settings, prefix: str = "") -> Iterator[Setting]:
+    """Yield every setting of `kind` in the order of the file, those of its tables in their place."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in msgspec.structs.fields(kind):
+        hint, path = hints[field.name], prefix + field.name
+        if isinstance(hint, type) and issubclass(hint, Section):
+            yield from explain(hint, f"{path}.")
+        elif get_origin(hint) is tuple:
+            yield from explain(get_args(hint)[0], f"{path}[].")
+        else:
+            inner, *metas = get_args(hint)
+            default = None if field.required else field.default
+            yield Setting(path, _in_words(inner, metas), default, field.required, metas[-1].description)
+
+
+def _in_words(hint: Any, metas: Sequence[Meta] = ()) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(_in_words(part) for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Literal:
+        return ", ".join(get_args(hint))
+    return {str: "text", bool: "true or false", int: "integer"}[hint] + _bounds(metas)
+
+
+def _bounds(metas: Sequence[Meta]) -> str:
+    least = next((meta.ge for meta in metas if meta.ge is not None), None)
+    most = next((meta.le for meta in metas if meta.le is not None), None)
+    if most is not None:
+        return f", {least} to {most}"
+    return f", at least {least}" if least is not None else ""
+
+
 def read_settings(file: Path | None, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings of `file` (TOML, or None for the defaults) with `overrides` laid over them.
 
@@ -124,10 +174,9 @@ def read_settings(file: Path | None, overrides: Mapping[str, Any]) -> Settings:
     if settings is not None:
         faults += _contradictions(settings)
     if settings is None or faults:
-        source = f"{file}: " if file else ""
-        raise InvalidConfig(
-            f"{source}the settings have {len(faults)} fault(s):\n" + "\n".join(f"  - {f}" for f in faults)
-        )
+        count = "one fault" if len(faults) == 1 else f"{len(faults)} faults"
+        source = f"{file} and the flags have" if file else "the settings have"
+        raise InvalidConfig(f"{source} {count}:\n" + "\n".join(f"  - {fault}" for fault in faults))
     return settings
 
 
@@ -187,7 +236,22 @@ def _models(value: object, faults: list[str]) -> tuple[ModelSettings | None, ...
 
 def _contradictions(settings: Settings) -> list[str]:
     names = [model.name for model in settings.models]
-    return [f"models: the name {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    faults = [f"models: the name {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    if not settings.server.no_auth and not _is_loopback(settings.server.host):
+        faults.append(
+            f"server.host: {settings.server.host!r} lets other machines in, and this version asks nobody for a key; "
+            "set server.no_auth (--no-auth) if that is wanted"
+        )
+    return faults
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _nearest(key: str, known: Mapping[str, Any]) -> str:
