@@ -1,0 +1,130 @@
+"""BertModel and XLMRobertaModel as an OpenVINO graph over one packed row of tokens.
+
+Recipe: `BertModel.forward` of the papers BERT (arXiv:1810.04805) and XLM-R (arXiv:1911.02116); the two differ only in
+tensor prefix, position offset and epsilon. Word, position and type embeddings are summed outside the graph.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+from openvino import PartialShape, Type, opset15
+
+from quartzite.domain import Encoded
+from quartzite.engines.openvino import graph
+from quartzite.engines.openvino.graph import Node, Storage
+from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, pack, pooling_arrays
+from quartzite.registry.card import BertShape, Pooling
+from quartzite.weights.tensor import Tensor
+
+WORDS = "embeddings.word_embeddings.weight"
+POSITIONS = "embeddings.position_embeddings.weight"
+TYPES = "embeddings.token_type_embeddings.weight"
+IGNORABLE = (r"pooler\..*", r"embeddings\.position_ids", r"embeddings\.token_type_ids", r"cls\..*", r"lm_head\..*")
+
+
+def expected_tensors(shape: BertShape) -> dict[str, tuple[int, ...]]:
+    """Return every tensor a folder of this architecture must hold, prefix-free, with its shape."""
+    hidden, inner = shape.hidden, shape.intermediate
+    names = {
+        WORDS: (shape.vocabulary, hidden),
+        POSITIONS: (shape.positions, hidden),
+        TYPES: (shape.token_types, hidden),
+        **_linear("embeddings.LayerNorm", hidden),
+    }
+    for layer in range(shape.layers):
+        at = f"encoder.layer.{layer}"
+        for part in ("query", "key", "value"):
+            names |= _linear(f"{at}.attention.self.{part}", hidden, hidden)
+        names |= _linear(f"{at}.attention.output.dense", hidden, hidden)
+        names |= _linear(f"{at}.attention.output.LayerNorm", hidden)
+        names |= _linear(f"{at}.intermediate.dense", inner, hidden)
+        names |= _linear(f"{at}.output.dense", hidden, inner)
+        names |= _linear(f"{at}.output.LayerNorm", hidden)
+    return names
+
+
+def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": (out, *of), f"{name}.bias": (out,)}
+
+
+@dataclass(frozen=True)
+class BertGraph:
+    """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph."""
+
+    shape: BertShape
+    tensors: Mapping[str, Tensor]
+    pooling: Pooling
+    storage: Storage
+
+    def build(self, length: int | None, slots: int) -> ov.Model:
+        """Return the graph for packed rows of `length` tokens (None: any length) and `slots` item slots.
+
+        Inputs: `states` f32 (1, T, hidden) summed embeddings; `segments` int32 (1, T), or (1, 1) where a single item
+        fills the row, so that no T x T mask is made; `members`, `counts` as `graph.pool` takes them.
+        Output: f32 (slots, hidden).
+        """
+        tokens = -1 if length is None else length
+        states = _input("states", [1, tokens, self.shape.hidden], Type.f32)
+        segments = _input("segments", [1, tokens], Type.i32)
+        gathers = self.pooling in ("cls", "last")
+        members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
+        counts = _input("counts", [slots, 1], Type.f32)
+        mask = graph.segment_mask(segments, segments, causal=False)
+        hidden = self._norm(states, "embeddings.LayerNorm")
+        for layer in range(self.shape.layers):
+            hidden = self._layer(hidden, f"encoder.layer.{layer}", mask)
+        inputs = [states, segments, members] + ([counts] if self.pooling == "mean" else [])
+        return ov.Model([graph.pool(hidden, self.pooling, members, counts)], inputs, "bert")
+
+    def _layer(self, states: Node, at: str, mask: Node) -> Node:
+        attended = self._linear(self._attention(states, f"{at}.attention.self", mask), f"{at}.attention.output.dense")
+        states = self._norm(opset15.add(attended, states), f"{at}.attention.output.LayerNorm")
+        inner = graph.activate(self._linear(states, f"{at}.intermediate.dense"), self.shape.activation)
+        return self._norm(opset15.add(self._linear(inner, f"{at}.output.dense"), states), f"{at}.output.LayerNorm")
+
+    def _attention(self, states: Node, at: str, mask: Node) -> Node:
+        heads, size = self.shape.heads, self.shape.hidden // self.shape.heads
+        query, key, value = (
+            graph.split_heads(self._linear(states, f"{at}.{part}"), heads, size) for part in ("query", "key", "value")
+        )
+        return graph.join_heads(graph.attend(query, key, value, mask), self.shape.hidden)
+
+    def _linear(self, states: Node, name: str) -> Node:
+        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        return graph.product(states, weight, bias, self.storage)
+
+    def _norm(self, states: Node, name: str) -> Node:
+        gain, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
+        return graph.layer_norm(states, gain, bias, self.shape.epsilon)
+
+
+class BertInputs:
+    """Makes the graph's inputs: summed embeddings, segments and pooling."""
+
+    def __init__(self, shape: BertShape, tensors: Mapping[str, Tensor], pooling: Pooling) -> None:
+        self._words = EmbeddingTable(tensors[WORDS])
+        # Every token is of type 0, so that row is added to the positions once and not to every token.
+        self._positions = tensors[POSITIONS].as_f32() + tensors[TYPES].as_f32()[0]
+        self._offset = shape.position_offset
+        self._pooling = pooling
+
+    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch` in a row of `length` places."""
+        return self._arrays(pack(batch, length), slots)
+
+    def pieces(self, item: Encoded, longest: int, slots: int) -> Iterator[Arrays]:  # noqa: ARG002  attention needs it whole
+        """Yield the inputs for one item too long to share a row: the item whole, with no mask."""
+        arrays = dict(self._arrays(pack([item], item.tokens), slots))
+        arrays["segments"] = np.zeros((1, 1), dtype=np.int32)
+        yield arrays
+
+    def _arrays(self, row: PackedRow, slots: int) -> Arrays:
+        states = self._words.rows(row.ids)
+        states += self._positions[row.positions + self._offset]
+        return {"states": states[None], "segments": row.segments[None], **pooling_arrays(row, self._pooling, slots)}
+
+
+def _input(name: str, shape: list[int], kind: Type) -> Node:
+    return opset15.parameter(PartialShape(shape), kind, name=name)

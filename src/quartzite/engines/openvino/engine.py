@@ -1,0 +1,184 @@
+"""The OpenVINO engine: one model's weights, graphs and streams behind the `Engine` protocol."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import openvino as ov
+
+from quartzite.config import EngineSettings
+from quartzite.domain import Encoded, Vectors
+from quartzite.engines.base import MicroBatchShape
+from quartzite.engines.openvino import bert, qwen3
+from quartzite.engines.openvino.graph import Storage
+from quartzite.engines.openvino.precision import choose, processor_flags
+from quartzite.engines.openvino.rows import Arrays
+from quartzite.engines.openvino.session import Graphs
+from quartzite.errors import ModelRefused
+from quartzite.registry.card import BertShape, ModelCard, Pooling, Shape
+from quartzite.weights.folder import open_weights
+from quartzite.weights.layout import match
+from quartzite.weights.tensor import Tensor
+
+SMALL_MODEL_PARAMETERS = 50_000_000
+"""Up to this many weights in products a model gets one graph per bucket: a shape change would cost it 1 ms a run."""
+LARGE_MODEL_PARAMETERS = 2_000_000_000
+"""Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
+ITEM_SLOTS = 64
+"""Most items in one micro-batch; slots without an item cost next to nothing."""
+
+
+class Inputs(Protocol):
+    """Makes the inputs of one architecture's graph."""
+
+    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch` in a row of `length` places."""
+
+    def pieces(self, item: Encoded, longest: int, slots: int) -> Iterator[Arrays]:
+        """Yield the inputs of the runs that together compute an item too long to share a row."""
+
+
+class OpenVinoEngine:
+    """Runs one model with OpenVINO."""
+
+    def __init__(self, card: ModelCard, inputs: Inputs, graphs: Graphs, shape: MicroBatchShape, streams: int) -> None:
+        self.dimensions = card.dimensions
+        self.streams = streams
+        self.shape = shape
+        self._pooling = card.pooling
+        self._inputs = inputs
+        self._graphs = graphs
+        # A long item runs in pieces; the turns let micro-batches in between them.
+        self._turns = asyncio.Semaphore(streams)
+        self._warming = threading.Thread(target=graphs.warm, name=f"warm {card.name}", daemon=True)
+        self._warming.start()
+
+    async def embed(self, batch: Sequence[Encoded]) -> Vectors:
+        """Return one pooled vector per item, in order: float32 (B, D), not normalised."""
+        tokens = sum(item.tokens for item in batch)
+        if tokens > self.shape.tokens:
+            return await self._embed_long(batch[0])
+        graph, length = self._graphs.for_row(tokens)
+        run = graph.take()
+        try:
+            async with self._turns:
+                run.forget()
+                output = await run(self._inputs.packed(batch, length, self.shape.items))
+        finally:
+            graph.give_back(run)
+        return output[: len(batch)]
+
+    async def _embed_long(self, item: Encoded) -> Vectors:
+        """Run an item alone, piece by piece; its inputs are large, so they are made off the event loop."""
+        longest = self.shape.tokens
+        graph = self._graphs.any_length()
+        run = graph.take()
+        pieces = self._inputs.pieces(item, longest, self.shape.items)
+        vectors: list[Vectors] = []
+        try:
+            run.forget()
+            while (arrays := await asyncio.to_thread(next, pieces, None)) is not None:
+                async with self._turns:
+                    vectors.append((await run(arrays))[0])
+        finally:
+            run.forget()
+            graph.give_back(run)
+        weights = [min(longest, item.tokens - start) for start in range(0, item.tokens, longest)]
+        return joined(vectors, weights[: len(vectors)], self._pooling)[None]
+
+    async def close(self) -> None:
+        """Wait for graphs that are still being compiled, then let go of everything."""
+        await asyncio.to_thread(self._warming.join)
+
+
+def joined(vectors: Sequence[Vectors], tokens: Sequence[int], pooling: Pooling) -> Vectors:
+    """Return the pooled vector (D,) of an item from those of its pieces, which hold `tokens` tokens each."""
+    match pooling:
+        case "cls":
+            return vectors[0]
+        case "last":
+            return vectors[-1]
+        case "max":
+            return np.max(vectors, axis=0)
+        case "mean":
+            return np.average(vectors, axis=0, weights=tokens).astype(np.float32)
+
+
+def load(card: ModelCard, settings: EngineSettings) -> OpenVinoEngine:
+    """Build the engine of `card` from the weights in its folder; the first graph is ready when it returns.
+
+    Raises WeightsRefused when the folder's tensors are not those of the architecture, ModelRefused when OpenVINO
+    refuses the device or the graph.
+    """
+    arithmetic = choose(settings.precision, processor_flags())
+    streams, threads = parallelism(settings)
+    build, inputs = architecture(card, arithmetic.storage)
+    shape = micro_batch_shape(card, settings)
+    options = {
+        "INFERENCE_PRECISION_HINT": arithmetic.compute,
+        "KV_CACHE_PRECISION": arithmetic.compute,
+        "NUM_STREAMS": streams,
+        "INFERENCE_NUM_THREADS": threads,
+        # Graphs of several lengths run at the same time: pinned, their streams would share one core.
+        "ENABLE_CPU_PINNING": False,
+        # int8 rows are expanded, activations stay in the computing precision.
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+    }
+    core = ov.Core()
+
+    def compile_(model: ov.Model) -> Any:
+        return core.compile_model(model, settings.device, options)
+
+    try:
+        graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, apart=_is_small(card))
+    except RuntimeError as error:
+        raise ModelRefused(f"{card.name}: OpenVINO refuses it on {settings.device}: {error}") from error
+    return OpenVinoEngine(card, inputs, graphs, shape, streams)
+
+
+def architecture(card: ModelCard, storage: Storage) -> tuple[Callable[[int | None, int], ov.Model], Inputs]:
+    """Open the weights of `card` and return what makes its graphs (from row length and item slots) and their inputs."""
+    shape = card.shape
+    if isinstance(shape, BertShape):
+        tensors = _tensors(card, bert.expected_tensors(shape), bert.IGNORABLE)
+        return bert.BertGraph(shape, tensors, card.pooling, storage).build, bert.BertInputs(
+            shape, tensors, card.pooling
+        )
+    tensors = _tensors(card, qwen3.expected_tensors(shape), qwen3.IGNORABLE)
+
+    def build(_: int | None, slots: int) -> ov.Model:
+        return qwen3.Qwen3Graph(shape, tensors, card.pooling, storage).build(slots)
+
+    return build, qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
+
+
+def _tensors(card: ModelCard, expected: Mapping[str, tuple[int, ...]], ignorable: Sequence[str]) -> dict[str, Tensor]:
+    return match(open_weights(card.folder), expected, card.shape.prefixes, ignorable)
+
+
+def parallelism(settings: EngineSettings) -> tuple[int, int]:
+    """Return streams and threads: a stream of one thread on each core unless the settings say otherwise."""
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    return settings.streams or threads, threads
+
+
+def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchShape:
+    """Return the largest micro-batch of `card` and the row lengths that have, or share, a warm graph."""
+    tokens = settings.micro_batch_tokens or (128 if product_parameters(card.shape) > LARGE_MODEL_PARAMETERS else 256)
+    buckets = [16 << power for power in range(20) if 16 << power < tokens] if _is_small(card) else range(32, tokens, 32)
+    return MicroBatchShape(tokens, ITEM_SLOTS, (*buckets, tokens))
+
+
+def _is_small(card: ModelCard) -> bool:
+    return isinstance(card.shape, BertShape) and product_parameters(card.shape) <= SMALL_MODEL_PARAMETERS
+
+
+def product_parameters(shape: Shape) -> int:
+    """Return how many weights the products of one token's way through the layers have (embeddings not counted)."""
+    if isinstance(shape, BertShape):
+        return shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate)
+    attention = 2 * shape.hidden * shape.head_size * (shape.heads + shape.key_value_heads)
+    return shape.layers * (attention + 3 * shape.hidden * shape.intermediate)

@@ -1,0 +1,159 @@
+"""Pieces that all graphs share: constants from stored tensors, products, norms, attention, pooling.
+
+Knows OpenVINO's operators and nothing of files or queues. States are (1, T, hidden): one packed row of T tokens.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+from openvino import Type, opset13, opset15
+
+from quartzite.registry.card import Activation, Pooling
+from quartzite.weights.tensor import Tensor
+
+Node = Any
+Storage = Literal["float", "int8"]
+STORED_TYPES = {"F32": Type.f32, "F16": Type.f16, "BF16": Type.bf16}
+MASKED = np.float32(-65504.0)
+"""Added to the score of a forbidden pair: finite, so that a row of the bucket's tail can never become NaN."""
+
+
+def integers(values: int | Sequence[int]) -> Node:
+    """Return an int64 constant, a scalar for a plain int."""
+    return opset15.constant(np.asarray(values, dtype=np.int64))
+
+
+def stored(tensor: Tensor) -> Node:
+    """Return `tensor` as a node of f32 values, sharing the mapped file's memory.
+
+    A 16-bit tensor stays so in memory: the mark on its Convert keeps the plugin from folding it to f32.
+    """
+    constant = shared(tensor.data, STORED_TYPES[tensor.dtype])
+    return constant if tensor.dtype == "F32" else decompressed(constant)
+
+
+def shared(data: NDArray[Any], kind: Type) -> Node:
+    """Return a constant of `kind` over the bytes of `data`, without a copy; `data` must outlive the graph."""
+    return opset15.constant(ov.Tensor(data, ov.Shape(list(data.shape)), kind), shared_memory=True)
+
+
+def decompressed(constant: Node) -> Node:
+    """Return `constant` converted to f32, marked so that the plugin keeps it compressed."""
+    converted = opset15.convert(constant, Type.f32)
+    converted.get_rt_info()["decompression_0"] = True
+    return converted
+
+
+def product(states: Node, weight: Tensor, bias: Tensor | None, storage: Storage) -> Node:
+    """Return `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in)."""
+    matrix = row_quantised(weight) if storage == "int8" else stored(weight)
+    result = opset15.matmul(states, matrix, transpose_a=False, transpose_b=True)
+    return result if bias is None else opset15.add(result, stored(bias))
+
+
+def row_quantised(weight: Tensor) -> Node:
+    """Return `weight` (out, in) as int8 with one f32 scale per output row, symmetric: values in -127..127."""
+    levels, scales = quantise_rows(weight.as_f32())
+    return opset15.multiply(decompressed(opset15.constant(levels)), opset15.constant(scales))
+
+
+def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Split float32 (out, in) into int8 (out, in) and float32 (out, 1) with matrix ~ levels * scales."""
+    peaks = np.abs(matrix).max(axis=1, keepdims=True)
+    scales = np.where(peaks > 0, peaks / 127.0, 1.0).astype(np.float32)
+    return np.rint(matrix / scales).astype(np.int8), scales
+
+
+def layer_norm(states: Node, gain: Tensor, bias: Tensor, epsilon: float) -> Node:
+    """Return the layer norm of `states` over the last axis."""
+    centred = opset15.mvn(states, integers([-1]), True, epsilon, "inside_sqrt")
+    return opset15.add(opset15.multiply(centred, stored(gain)), stored(bias))
+
+
+def rms_norm(states: Node, gain: Tensor, epsilon: float) -> Node:
+    """Return `states` over their root mean square of the last axis, times `gain`, in the form the plugin fuses."""
+    square = opset15.power(states, opset15.constant(np.float32(2)))
+    mean = opset15.reduce_mean(square, integers([-1]), keep_dims=True)
+    root = opset15.sqrt(opset15.add(mean, opset15.constant(np.float32(epsilon))))
+    inverse = opset15.divide(opset15.constant(np.float32(1)), root)
+    return opset15.multiply(stored(gain), opset15.multiply(states, inverse))
+
+
+def activate(states: Node, kind: Activation) -> Node:
+    """Return the activation of `states`."""
+    match kind:
+        case "gelu":
+            return opset15.gelu(states, "erf")
+        case "gelu_tanh":
+            return opset15.gelu(states, "tanh")
+        case "relu":
+            return opset15.relu(states)
+        case "silu":
+            return opset15.swish(states)
+
+
+def split_heads(states: Node, heads: int, size: int) -> Node:
+    """Return (1, T, heads * size) as (1, heads, T, size)."""
+    apart = opset15.reshape(states, integers([0, 0, heads, size]), special_zero=True)
+    return opset15.transpose(apart, integers([0, 2, 1, 3]))
+
+
+def join_heads(states: Node, width: int) -> Node:
+    """Return (1, heads, T, size) as (1, T, width) with width = heads * size."""
+    together = opset15.transpose(states, integers([0, 2, 1, 3]))
+    return opset15.reshape(together, integers([0, 0, width]), special_zero=True)
+
+
+def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
+    """Return scaled dot-product attention of (1, heads, length, size) inputs; `mask` is added to the scores."""
+    return opset13.scaled_dot_product_attention(query, key, value, mask, causal=False)
+
+
+def segment_mask(of_query: Node, of_key: Node, causal: bool) -> Node:
+    """Return the additive mask (1, 1, T, S) that keeps attention inside each item of a packed row.
+
+    `of_query` int32 (1, T) and `of_key` int32 (1, S) number the item of every token. With `causal`, the queries are
+    taken as the last T of the S keys and see no later key.
+    """
+    allowed = opset15.equal(opset15.unsqueeze(of_query, integers(2)), opset15.unsqueeze(of_key, integers(1)))
+    if causal:
+        allowed = opset15.logical_and(allowed, _not_later(of_query, of_key))
+    scores = opset15.select(allowed, opset15.constant(np.float32(0)), opset15.constant(MASKED))
+    return opset15.unsqueeze(scores, integers(1))
+
+
+def _not_later(of_query: Node, of_key: Node) -> Node:
+    """Allow keys up to the query's own place: the queries are the last of the keys."""
+    queries, keys = length(of_query), length(of_key)
+    place_of_query = opset15.range(opset15.subtract(keys, queries), keys, integers(1), output_type="i64")
+    place_of_key = opset15.range(integers(0), keys, integers(1), output_type="i64")
+    return opset15.greater_equal(
+        opset15.unsqueeze(place_of_query, integers(1)), opset15.unsqueeze(place_of_key, integers(0))
+    )
+
+
+def length(row: Node) -> Node:
+    """Return the length of a row (1, length, ...) as a scalar."""
+    return opset15.gather(opset15.shape_of(row), integers(1), integers(0))
+
+
+def pool(states: Node, pooling: Pooling, members: Node, counts: Node) -> Node:
+    """Return one vector per item slot, (N, hidden), of packed states (1, T, hidden).
+
+    For mean pooling `members` f32 (N, T) holds 1 where a token belongs to the slot's item and `counts` f32 (N, 1)
+    the tokens of each; for cls and last `members` int32 (N,) holds the place of that token and `counts` is unused.
+    """
+    flat = opset15.squeeze(states, integers([0]))
+    if pooling in ("cls", "last"):
+        return opset15.gather(flat, members, integers(0))
+    if pooling == "mean":
+        return opset15.divide(opset15.matmul(members, flat, False, False), counts)
+    hidden = opset15.select(
+        opset15.equal(opset15.unsqueeze(members, integers(2)), opset15.constant(np.float32(1))),
+        opset15.unsqueeze(flat, integers(0)),
+        opset15.constant(MASKED),
+    )
+    return opset15.reduce_max(hidden, integers([1]))

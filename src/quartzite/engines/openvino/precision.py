@@ -1,0 +1,53 @@
+"""Which arithmetic the processor does well; decides what `auto` means and says why."""
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from quartzite.config import Precision
+from quartzite.engines.openvino.graph import Storage
+
+CPU_INFO = Path("/proc/cpuinfo")
+NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """How a model is computed: the precision of products, the storage of weight matrices, and why these."""
+
+    compute: Literal["f32", "bf16"]
+    storage: Storage
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The short name shown at start."""
+        return "int8" if self.storage == "int8" else self.compute
+
+
+def choose(wanted: Precision, flags: frozenset[str]) -> Arithmetic:
+    """Return the arithmetic for `wanted` on a processor with `flags`.
+
+    OpenVINO also offers bf16 where it is only emulated, so the processor's own flags decide.
+    """
+    native = next((flag for flag in NATIVE_BF16 if flag in flags), None)
+    if wanted == "f32":
+        return Arithmetic("f32", "float", "as asked")
+    if wanted == "bf16":
+        return Arithmetic("bf16", "float", "as asked" if native else "as asked; this processor only emulates bf16")
+    compute: Literal["f32", "bf16"] = "bf16" if native else "f32"
+    if wanted == "int8":
+        return Arithmetic(compute, "int8", f"as asked; products in {compute}")
+    found = f"the processor has {native}" if native else f"this {platform.machine()} processor has no native bf16"
+    return Arithmetic(compute, "float", found)
+
+
+def processor_flags(source: Path = CPU_INFO) -> frozenset[str]:
+    """Return the flags of the first processor in `source`; empty where the system does not tell."""
+    try:
+        lines = source.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return frozenset()
+    line = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(line.partition(":")[2].split())

@@ -1,0 +1,194 @@
+"""Qwen3Model as an OpenVINO graph over one packed row of tokens, or one piece of a long item.
+
+Recipe: transformers' `Qwen3Model` (pre-norm RMS, per-head q/k norms, rotate-half rotary positions, grouped key/value
+heads, SwiGLU, causal). Keys and values live in the graph's state, which the plugin fuses with attention: packed rows
+start from an empty state, a long item is fed piece by piece, so that no T x T mask is ever made. Word embeddings and
+rotary tables are looked up outside the graph: a position such as 8191 is no bfloat16 number.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+from openvino import PartialShape, Type, opset15
+from openvino.op.util import Variable, VariableInfo
+
+from quartzite.domain import Encoded, Ids
+from quartzite.engines.openvino import graph
+from quartzite.engines.openvino.graph import Node, Storage
+from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, RotaryTables, pack, pooling_arrays
+from quartzite.registry.card import Pooling, Qwen3Shape
+from quartzite.weights.tensor import Tensor
+
+WORDS = "embed_tokens.weight"
+IGNORABLE = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
+
+
+def expected_tensors(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
+    """Return every tensor a folder of this architecture must hold, prefix-free, with its shape."""
+    hidden, size, inner = shape.hidden, shape.head_size, shape.intermediate
+    queries, keys = shape.heads * size, shape.key_value_heads * size
+    names: dict[str, tuple[int, ...]] = {WORDS: (shape.vocabulary, hidden), "norm.weight": (hidden,)}
+    for layer in range(shape.layers):
+        at = f"layers.{layer}"
+        names |= {
+            f"{at}.input_layernorm.weight": (hidden,),
+            f"{at}.post_attention_layernorm.weight": (hidden,),
+            f"{at}.self_attn.q_proj.weight": (queries, hidden),
+            f"{at}.self_attn.k_proj.weight": (keys, hidden),
+            f"{at}.self_attn.v_proj.weight": (keys, hidden),
+            f"{at}.self_attn.o_proj.weight": (hidden, queries),
+            f"{at}.self_attn.q_norm.weight": (size,),
+            f"{at}.self_attn.k_norm.weight": (size,),
+            f"{at}.mlp.gate_proj.weight": (inner, hidden),
+            f"{at}.mlp.up_proj.weight": (inner, hidden),
+            f"{at}.mlp.down_proj.weight": (hidden, inner),
+        }
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """The rotary tables of one row as graph nodes, (1, 1, T, head_size) each."""
+
+    cosine: Node
+    sine: Node
+
+
+class Qwen3Graph:
+    """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph."""
+
+    def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling, storage: Storage) -> None:
+        self.shape = shape
+        self.tensors = tensors
+        self.pooling = pooling
+        self.storage = storage
+        self._sinks: list[Node] = []
+
+    def build(self, slots: int) -> ov.Model:
+        """Return the graph for rows of any length T and `slots` item slots.
+
+        Inputs: `states` f32 (1, T, hidden) word embeddings; `cosine`, `sine` f32 (1, 1, T, head_size); `segments`
+        int32 (1, T); `key_segments` int32 (1, S), the segments of the state and of this row after it; `order` int32
+        (1,), always 0: which sequence of the state to go on with; `members`, `counts` as `graph.pool` takes them.
+        Output: f32 (slots, hidden).
+        """
+        size = self.shape.head_size
+        states = _input("states", [1, -1, self.shape.hidden], Type.f32)
+        rotary = Rotary(*(_input(name, [1, 1, -1, size], Type.f32) for name in ("cosine", "sine")))
+        segments = _input("segments", [1, -1], Type.i32)
+        keys = _input("key_segments", [1, -1], Type.i32)
+        order = _input("order", [1], Type.i32)
+        gathers = self.pooling in ("cls", "last")
+        members = _input("members", [slots] if gathers else [slots, -1], Type.i32 if gathers else Type.f32)
+        counts = _input("counts", [slots, 1], Type.f32)
+        mask = graph.segment_mask(segments, keys, causal=True)
+        hidden: Node = states
+        for layer in range(self.shape.layers):
+            hidden = self._layer(hidden, layer, rotary, mask, order)
+        hidden = self._norm(hidden, "norm")
+        pooled = opset15.result(graph.pool(hidden, self.pooling, members, counts))
+        inputs = [states, rotary.cosine, rotary.sine, segments, keys, order, members]
+        inputs += [counts] if self.pooling == "mean" else []
+        return ov.Model([pooled], self._sinks, inputs, "qwen3")
+
+    def _layer(self, states: Node, layer: int, rotary: Rotary, mask: Node, order: Node) -> Node:
+        at = f"layers.{layer}"
+        normed = self._norm(states, f"{at}.input_layernorm")
+        states = opset15.add(states, self._attention(normed, at, rotary, mask, order))
+        normed = self._norm(states, f"{at}.post_attention_layernorm")
+        gate = graph.activate(self._linear(normed, f"{at}.mlp.gate_proj"), "silu")
+        inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
+        return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
+
+    def _attention(self, states: Node, at: str, rotary: Rotary, mask: Node, order: Node) -> Node:
+        shape, own = self.shape, f"{at}.self_attn"
+        query = self._heads(states, f"{own}.q", shape.heads, rotary)
+        key = self._heads(states, f"{own}.k", shape.key_value_heads, rotary)
+        value = graph.split_heads(self._linear(states, f"{own}.v_proj"), shape.key_value_heads, shape.head_size)
+        key, value = (
+            self._for_every_head(self._with_state(part, f"{own}.{name}", order))
+            for part, name in ((key, "key"), (value, "value"))
+        )
+        attended = graph.join_heads(graph.attend(query, key, value, mask), shape.heads * shape.head_size)
+        return self._linear(attended, f"{own}.o_proj")
+
+    def _heads(self, states: Node, name: str, heads: int, rotary: Rotary) -> Node:
+        """Project, split, norm each head, turn by position: (1, T, hidden) to (1, heads, T, head_size)."""
+        projected = self._linear(states, f"{name}_proj")
+        split = opset15.reshape(projected, graph.integers([0, 0, heads, self.shape.head_size]), special_zero=True)
+        normed = opset15.transpose(self._norm(split, f"{name}_norm"), graph.integers([0, 2, 1, 3]))
+        return _rotate(normed, rotary, self.shape.head_size)
+
+    def _with_state(self, new: Node, name: str, order: Node) -> Node:
+        """Append `new` (1, heads, T, size) to the named state and return the whole of it (1, heads, S, size)."""
+        heads, size = self.shape.key_value_heads, self.shape.head_size
+        about = VariableInfo()
+        about.data_shape = PartialShape([-1, heads, -1, size])
+        about.data_type = Type.f32
+        about.variable_id = name
+        variable = Variable(about)
+        nothing = opset15.concat([opset15.shape_of(order), graph.integers([heads, 0, size])], 0)
+        empty = opset15.broadcast(opset15.constant(np.float32(0)), nothing)
+        past = opset15.gather(opset15.read_value(empty, variable), order, graph.integers(0))
+        whole = opset15.concat([past, new], 2)
+        self._sinks.append(opset15.assign(whole, variable))
+        return whole
+
+    def _for_every_head(self, states: Node) -> Node:
+        """Repeat (1, key_value_heads, S, size) to (1, heads, S, size); the plugin reads this and copies nothing."""
+        shape = self.shape
+        repeats = shape.heads // shape.key_value_heads
+        apart = opset15.unsqueeze(states, graph.integers(2))
+        wide = opset15.broadcast(apart, graph.integers([1, 1, repeats, 1, 1]), broadcast_spec="BIDIRECTIONAL")
+        return opset15.reshape(wide, graph.integers([0, shape.heads, -1, shape.head_size]), special_zero=True)
+
+    def _linear(self, states: Node, name: str) -> Node:
+        return graph.product(states, self.tensors[f"{name}.weight"], None, self.storage)
+
+    def _norm(self, states: Node, name: str) -> Node:
+        return graph.rms_norm(states, self.tensors[f"{name}.weight"], self.shape.epsilon)
+
+
+class Qwen3Inputs:
+    """Makes the graph's inputs: word embeddings, rotary rows, segments and pooling."""
+
+    def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling, longest: int) -> None:
+        self._words = EmbeddingTable(tensors[WORDS])
+        self._rotary = RotaryTables(longest, shape.head_size, shape.rope_theta)
+        self._pooling = pooling
+
+    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch` in a row of `length` places."""
+        row = pack(batch, length)
+        return self._arrays(row, row.segments, slots)
+
+    def pieces(self, item: Encoded, longest: int, slots: int) -> Iterator[Arrays]:
+        """Yield the inputs for one item too long to share a row: piece after piece of at most `longest` tokens."""
+        for start in range(0, item.tokens, longest):
+            row = pack([Encoded(item.ids[start : start + longest])], longest)
+            row = PackedRow(row.ids, row.positions + np.int32(start), row.segments, row.lengths)
+            keys = np.concatenate([np.zeros(start, dtype=np.int32), row.segments])
+            yield self._arrays(row, keys, slots)
+
+    def _arrays(self, row: PackedRow, keys: Ids, slots: int) -> Arrays:
+        return {
+            "states": self._words.rows(row.ids)[None],
+            **self._rotary.at(row.positions),
+            "segments": row.segments[None],
+            "key_segments": keys[None],
+            "order": np.zeros(1, dtype=np.int32),
+            **pooling_arrays(row, self._pooling, slots),
+        }
+
+
+def _rotate(states: Node, rotary: Rotary, size: int) -> Node:
+    half = size // 2
+    first, second = opset15.variadic_split(states, graph.integers(-1), graph.integers([half, half])).outputs()
+    turned = opset15.concat([opset15.multiply(second, opset15.constant(np.float32(-1))), first], -1)
+    return opset15.add(opset15.multiply(states, rotary.cosine), opset15.multiply(turned, rotary.sine))
+
+
+def _input(name: str, shape: list[int], kind: Type) -> Node:
+    return opset15.parameter(PartialShape(shape), kind, name=name)

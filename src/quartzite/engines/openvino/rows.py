@@ -1,0 +1,90 @@
+"""Packs the items of a micro-batch end to end into the arrays a graph takes; numpy only, knows no OpenVINO.
+
+A packed row has T places: the items' tokens, then a tail up to the bucket's length that belongs to no item.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quartzite.domain import Encoded, Ids
+from quartzite.registry.card import Pooling
+from quartzite.weights.tensor import Tensor, bf16_to_f32
+
+Arrays = Mapping[str, NDArray[np.generic]]
+TAIL = -1
+
+
+class EmbeddingTable:
+    """Rows of a stored embedding table, looked up in the mapped file: only the pages that are used stay in memory."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._data = tensor.data if tensor.dtype in ("F32", "F16", "BF16") else tensor.as_f32()
+        self._is_bf16 = tensor.dtype == "BF16"
+
+    def rows(self, ids: Ids) -> NDArray[np.float32]:
+        """Return the rows float32 (n, hidden) of `ids` int32 (n,)."""
+        rows = np.take(self._data, ids, axis=0)
+        return bf16_to_f32(rows) if self._is_bf16 else rows.astype(np.float32, copy=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRow:
+    """Where every token of a micro-batch lies. `ids`, `positions`, `segments`: int32 (T,); `lengths`: int32 (B,).
+
+    Positions restart at 0 with every item; segments number the items, TAIL marks places of no item.
+    """
+
+    ids: Ids
+    positions: Ids
+    segments: Ids
+    lengths: Ids
+
+    @property
+    def starts(self) -> Ids:
+        """Place of every item's first token: int32 (B,)."""
+        return np.cumsum(self.lengths, dtype=np.int32) - self.lengths
+
+
+def pack(batch: Sequence[Encoded], length: int) -> PackedRow:
+    """Lay the items of `batch` end to end in a row of `length` places, which must hold all their tokens."""
+    lengths = np.array([item.tokens for item in batch], dtype=np.int32)
+    total = int(lengths.sum())
+    ids = np.zeros(length, dtype=np.int32)
+    positions = np.zeros(length, dtype=np.int32)
+    segments = np.full(length, TAIL, dtype=np.int32)
+    ids[:total] = np.concatenate([item.ids for item in batch])
+    segments[:total] = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
+    starts = np.cumsum(lengths, dtype=np.int32) - lengths
+    positions[:total] = np.arange(total, dtype=np.int32) - np.repeat(starts, lengths)
+    return PackedRow(ids, positions, segments, lengths)
+
+
+def pooling_arrays(row: PackedRow, pooling: Pooling, slots: int) -> dict[str, NDArray[np.generic]]:
+    """Return the graph inputs `members` and, for mean pooling, `counts` for `slots` item slots (see `graph.pool`)."""
+    if pooling in ("cls", "last"):
+        places = row.starts if pooling == "cls" else row.starts + row.lengths - 1
+        members = np.zeros(slots, dtype=np.int32)
+        members[: len(places)] = places
+        return {"members": members}
+    matrix = (row.segments[None, :] == np.arange(slots, dtype=np.int32)[:, None]).astype(np.float32)
+    if pooling == "max":
+        return {"members": matrix}
+    counts = np.ones((slots, 1), dtype=np.float32)
+    counts[: len(row.lengths), 0] = row.lengths
+    return {"members": matrix, "counts": counts}
+
+
+class RotaryTables:
+    """Cosines and sines of rotary positions, made in float64 and kept as float32 (positions, head_size / 2)."""
+
+    def __init__(self, positions: int, head_size: int, theta: float) -> None:
+        frequencies = theta ** (-np.arange(0, head_size, 2, dtype=np.float64) / head_size)
+        angles = np.arange(positions, dtype=np.float64)[:, None] * frequencies[None, :]
+        self._tables = {"cosine": np.cos(angles).astype(np.float32), "sine": np.sin(angles).astype(np.float32)}
+
+    def at(self, positions: Ids) -> dict[str, NDArray[np.generic]]:
+        """Return the graph inputs `cosine` and `sine`, float32 (1, 1, T, head_size), of `positions` int32 (T,)."""
+        return {name: np.tile(table[positions], 2)[None, None] for name, table in self._tables.items()}

@@ -1,0 +1,122 @@
+"""Compiled graphs and the runs on them: which graph takes which row length, and results handed to the event loop."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from quartzite.domain import Vectors
+from quartzite.engines.openvino.rows import Arrays
+
+Build = Callable[[int | None], ov.Model]
+
+
+class CompiledGraph:
+    """One compiled graph with the infer requests made on it so far."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: list[Any] = []
+
+    def take(self) -> "Run":
+        """Return an idle run, or a new one; give it back with `give_back`."""
+        return self._idle.pop() if self._idle else Run(self._compiled.create_infer_request())
+
+    def give_back(self, run: "Run") -> None:
+        """Make `run` available again."""
+        self._idle.append(run)
+
+
+class Run:
+    """One infer request: takes arrays, computes on a stream's thread, wakes the event loop with the result."""
+
+    def __init__(self, request: Any) -> None:
+        self._request = request
+        self._request.set_callback(self._finished, None)
+        self._is_stateful = bool(request.query_state())
+        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+
+    async def __call__(self, arrays: Arrays) -> Vectors:
+        """Return a copy of the graph's output for `arrays`; raises RuntimeError with OpenVINO's words when it fails."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting = loop, done
+        self._request.start_async(arrays, share_inputs=True)
+        # The request must not be used again before it has finished, so a cancelled caller still waits for it here.
+        await _uninterrupted(done)
+        self._request.wait()
+        return np.array(self._request.get_output_tensor(0).data)
+
+    def forget(self) -> None:
+        """Empty the state that earlier pieces of an item left."""
+        if self._is_stateful:
+            self._request.reset_state()
+
+    def _finished(self, _: Any) -> None:
+        if self._waiting is None:
+            return
+        loop, done = self._waiting
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_resolve, done)
+
+
+def _resolve(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+async def _uninterrupted(done: "asyncio.Future[None]") -> None:
+    cancelled: asyncio.CancelledError | None = None
+    while not done.done():
+        try:
+            await asyncio.shield(done)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled:
+        raise cancelled
+
+
+class Graphs:
+    """The graphs of one model: one of any length, or one for each bucket where each is small and a little faster.
+
+    A graph of its own per bucket repeats the packed weights, so only small models have them; the largest bucket is
+    compiled at once, the others by `warm`, and until then a shorter row takes the next longer graph.
+    """
+
+    def __init__(self, compile_: Callable[[ov.Model], Any], build: Build, buckets: Sequence[int], apart: bool) -> None:
+        self._compile = compile_
+        self._build = build
+        self._buckets = tuple(buckets)
+        self._by_length: Mapping[int, CompiledGraph] = {}
+        self._any_length: CompiledGraph | None = None
+        self._lock = threading.Lock()
+        if apart:
+            self._by_length = {buckets[-1]: self._compiled(buckets[-1])}
+        else:
+            self._any_length = self._compiled(None)
+
+    def warm(self) -> None:
+        """Compile the graphs still missing, most often used first; called on a thread of its own."""
+        for length in self._buckets[:-1] if self._by_length else ():
+            added = self._compiled(length)
+            self._by_length = {**self._by_length, length: added}
+
+    def for_row(self, tokens: int) -> tuple[CompiledGraph, int]:
+        """Return the cheapest graph for a row of `tokens`, and the row length to give it."""
+        if self._by_length:
+            length = min(length for length in self._by_length if length >= tokens)
+            return self._by_length[length], length
+        return self.any_length(), next(length for length in self._buckets if length >= tokens)
+
+    def any_length(self) -> CompiledGraph:
+        """Return the graph that takes rows of every length, compiled on first use."""
+        with self._lock:
+            if self._any_length is None:
+                self._any_length = self._compiled(None)
+            return self._any_length
+
+    def _compiled(self, length: int | None) -> CompiledGraph:
+        return CompiledGraph(self._compile(self._build(length)))
