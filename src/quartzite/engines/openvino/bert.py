@@ -13,7 +13,8 @@ from openvino import PartialShape, Type, opset15
 
 from quartzite.domain import Encoded
 from quartzite.engines.openvino import graph
-from quartzite.engines.openvino.graph import Node, Storage
+from quartzite.engines.openvino.graph import Node
+from quartzite.engines.openvino.int8 import SCALE
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, pack, pooling_arrays
 from quartzite.registry.card import BertShape, Pooling
 from quartzite.weights.tensor import Tensor
@@ -45,6 +46,11 @@ def expected_tensors(shape: BertShape) -> dict[str, tuple[int, ...]]:
     return names
 
 
+def product_names(shape: BertShape) -> list[str]:
+    """Return the names of the matrices that the layers multiply with."""
+    return [name for name, size in expected_tensors(shape).items() if name.startswith("encoder.") and len(size) == 2]
+
+
 def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (out, *of), f"{name}.bias": (out,)}
 
@@ -56,7 +62,6 @@ class BertGraph:
     shape: BertShape
     tensors: Mapping[str, Tensor]
     pooling: Pooling
-    storage: Storage
 
     def build(self, length: int | None, slots: int) -> ov.Model:
         """Return the graph for packed rows of `length` tokens (None: any length) and `slots` item slots.
@@ -92,8 +97,8 @@ class BertGraph:
         return graph.join_heads(graph.attend(query, key, value, mask), self.shape.hidden)
 
     def _linear(self, states: Node, name: str) -> Node:
-        weight, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]
-        return graph.product(states, weight, bias, self.storage)
+        weight, bias = f"{name}.weight", f"{name}.bias"
+        return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), self.tensors[bias])
 
     def _norm(self, states: Node, name: str) -> Node:
         gain, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]

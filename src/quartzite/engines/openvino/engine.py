@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +14,7 @@ from quartzite.config import EngineSettings
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.base import MicroBatchShape
 from quartzite.engines.openvino import bert, qwen3
-from quartzite.engines.openvino.graph import Storage
+from quartzite.engines.openvino.int8 import with_int8_products
 from quartzite.engines.openvino.precision import choose, processor_flags
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.session import Graphs
@@ -104,18 +105,19 @@ def joined(vectors: Sequence[Vectors], tokens: Sequence[int], pooling: Pooling) 
         case "max":
             return np.max(vectors, axis=0)
         case "mean":
-            return np.average(vectors, axis=0, weights=tokens).astype(np.float32)
+            total: Vectors = np.average(vectors, axis=0, weights=tokens).astype(np.float32)
+            return total
 
 
-def load(card: ModelCard, settings: EngineSettings) -> OpenVinoEngine:
+def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngine:
     """Build the engine of `card` from the weights in its folder; the first graph is ready when it returns.
 
-    Raises WeightsRefused when the folder's tensors are not those of the architecture, ModelRefused when OpenVINO
-    refuses the device or the graph.
+    `cache` is the folder where weights made from the stored ones are kept. Raises WeightsRefused when the folder's
+    tensors are not those of the architecture, ModelRefused when OpenVINO refuses the device or the graph.
     """
     arithmetic = choose(settings.precision, processor_flags())
     streams, threads = parallelism(settings)
-    build, inputs = architecture(card, arithmetic.storage)
+    build, inputs = architecture(card, cache if arithmetic.storage == "int8" else None)
     shape = micro_batch_shape(card, settings)
     options = {
         "INFERENCE_PRECISION_HINT": arithmetic.compute,
@@ -139,24 +141,33 @@ def load(card: ModelCard, settings: EngineSettings) -> OpenVinoEngine:
     return OpenVinoEngine(card, inputs, graphs, shape, streams)
 
 
-def architecture(card: ModelCard, storage: Storage) -> tuple[Callable[[int | None, int], ov.Model], Inputs]:
-    """Open the weights of `card` and return what makes its graphs (from row length and item slots) and their inputs."""
+def architecture(card: ModelCard, int8_cache: Path | None) -> tuple[Callable[[int | None, int], ov.Model], Inputs]:
+    """Open the weights of `card` and return what makes its graphs (from row length and item slots) and their inputs.
+
+    With `int8_cache`, the products are quantised and kept there.
+    """
     shape = card.shape
     if isinstance(shape, BertShape):
         tensors = _tensors(card, bert.expected_tensors(shape), bert.IGNORABLE)
-        return bert.BertGraph(shape, tensors, card.pooling, storage).build, bert.BertInputs(
-            shape, tensors, card.pooling
-        )
+        inputs: Inputs = bert.BertInputs(shape, tensors, card.pooling)
+        tensors = _quantised(tensors, bert.product_names(shape), card.folder, int8_cache)
+        return bert.BertGraph(shape, tensors, card.pooling).build, inputs
     tensors = _tensors(card, qwen3.expected_tensors(shape), qwen3.IGNORABLE)
+    inputs = qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
+    tensors = _quantised(tensors, qwen3.product_names(shape), card.folder, int8_cache)
 
     def build(_: int | None, slots: int) -> ov.Model:
-        return qwen3.Qwen3Graph(shape, tensors, card.pooling, storage).build(slots)
+        return qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots)
 
-    return build, qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
+    return build, inputs
 
 
 def _tensors(card: ModelCard, expected: Mapping[str, tuple[int, ...]], ignorable: Sequence[str]) -> dict[str, Tensor]:
     return match(open_weights(card.folder), expected, card.shape.prefixes, ignorable)
+
+
+def _quantised(tensors: dict[str, Tensor], names: list[str], folder: Path, cache: Path | None) -> dict[str, Tensor]:
+    return with_int8_products(tensors, names, folder, cache) if cache else tensors
 
 
 def parallelism(settings: EngineSettings) -> tuple[int, int]:

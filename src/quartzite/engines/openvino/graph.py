@@ -4,7 +4,7 @@ Knows OpenVINO's operators and nothing of files or queues. States are (1, T, hid
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -15,7 +15,6 @@ from quartzite.registry.card import Activation, Pooling
 from quartzite.weights.tensor import Tensor
 
 Node = Any
-Storage = Literal["float", "int8"]
 STORED_TYPES = {"F32": Type.f32, "F16": Type.f16, "BF16": Type.bf16}
 MASKED = np.float32(-65504.0)
 """Added to the score of a forbidden pair: finite, so that a row of the bucket's tail can never become NaN."""
@@ -32,7 +31,11 @@ def stored(tensor: Tensor) -> Node:
     A 16-bit tensor stays so in memory: the mark on its Convert keeps the plugin from folding it to f32.
     """
     constant = shared(tensor.data, STORED_TYPES[tensor.dtype])
-    return constant if tensor.dtype == "F32" else decompressed(constant)
+    if tensor.dtype == "F32":
+        return constant
+    converted = opset15.convert(constant, Type.f32)
+    converted.get_rt_info()["decompression_0"] = True
+    return converted
 
 
 def shared(data: NDArray[Any], kind: Type) -> Node:
@@ -40,31 +43,19 @@ def shared(data: NDArray[Any], kind: Type) -> Node:
     return opset15.constant(ov.Tensor(data, ov.Shape(list(data.shape)), kind), shared_memory=True)
 
 
-def decompressed(constant: Node) -> Node:
-    """Return `constant` converted to f32, marked so that the plugin keeps it compressed."""
-    converted = opset15.convert(constant, Type.f32)
-    converted.get_rt_info()["decompression_0"] = True
-    return converted
+def product(states: Node, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Node:
+    """Return `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in).
 
-
-def product(states: Node, weight: Tensor, bias: Tensor | None, storage: Storage) -> Node:
-    """Return `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in)."""
-    matrix = row_quantised(weight) if storage == "int8" else stored(weight)
+    With a `scale` (out, 1) the weight is int8. Its Convert carries no mark: the plugin knows this form by itself, and
+    marked it would fold the product of levels and scales to f32.
+    """
+    if scale is None:
+        matrix = stored(weight)
+    else:
+        levels = opset15.convert(shared(weight.data, Type.i8), Type.f32)
+        matrix = opset15.multiply(levels, shared(scale.data, Type.f32))
     result = opset15.matmul(states, matrix, transpose_a=False, transpose_b=True)
     return result if bias is None else opset15.add(result, stored(bias))
-
-
-def row_quantised(weight: Tensor) -> Node:
-    """Return `weight` (out, in) as int8 with one f32 scale per output row, symmetric: values in -127..127."""
-    levels, scales = quantise_rows(weight.as_f32())
-    return opset15.multiply(decompressed(opset15.constant(levels)), opset15.constant(scales))
-
-
-def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Split float32 (out, in) into int8 (out, in) and float32 (out, 1) with matrix ~ levels * scales."""
-    peaks = np.abs(matrix).max(axis=1, keepdims=True)
-    scales = np.where(peaks > 0, peaks / 127.0, 1.0).astype(np.float32)
-    return np.rint(matrix / scales).astype(np.int8), scales
 
 
 def layer_norm(states: Node, gain: Tensor, bias: Tensor, epsilon: float) -> Node:

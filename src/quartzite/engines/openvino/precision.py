@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal
 
 from quartzite.config import Precision
-from quartzite.engines.openvino.graph import Storage
 
 CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
@@ -17,7 +16,7 @@ class Arithmetic:
     """How a model is computed: the precision of products, the storage of weight matrices, and why these."""
 
     compute: Literal["f32", "bf16"]
-    storage: Storage
+    storage: Literal["float", "int8"]
     reason: str
 
     @property

@@ -16,7 +16,8 @@ from openvino.op.util import Variable, VariableInfo
 
 from quartzite.domain import Encoded, Ids
 from quartzite.engines.openvino import graph
-from quartzite.engines.openvino.graph import Node, Storage
+from quartzite.engines.openvino.graph import Node
+from quartzite.engines.openvino.int8 import SCALE
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, RotaryTables, pack, pooling_arrays
 from quartzite.registry.card import Pooling, Qwen3Shape
 from quartzite.weights.tensor import Tensor
@@ -48,6 +49,11 @@ def expected_tensors(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
     return names
 
 
+def product_names(shape: Qwen3Shape) -> list[str]:
+    """Return the names of the matrices that the layers multiply with."""
+    return [name for name, size in expected_tensors(shape).items() if name.startswith("layers.") and len(size) == 2]
+
+
 @dataclass(frozen=True, slots=True)
 class Rotary:
     """The rotary tables of one row as graph nodes, (1, 1, T, head_size) each."""
@@ -59,11 +65,10 @@ class Rotary:
 class Qwen3Graph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph."""
 
-    def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling, storage: Storage) -> None:
+    def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling) -> None:
         self.shape = shape
         self.tensors = tensors
         self.pooling = pooling
-        self.storage = storage
         self._sinks: list[Node] = []
 
     def build(self, slots: int) -> ov.Model:
@@ -145,7 +150,8 @@ class Qwen3Graph:
         return opset15.reshape(wide, graph.integers([0, shape.heads, -1, shape.head_size]), special_zero=True)
 
     def _linear(self, states: Node, name: str) -> Node:
-        return graph.product(states, self.tensors[f"{name}.weight"], None, self.storage)
+        weight = f"{name}.weight"
+        return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None)
 
     def _norm(self, states: Node, name: str) -> Node:
         return graph.rms_norm(states, self.tensors[f"{name}.weight"], self.shape.epsilon)
