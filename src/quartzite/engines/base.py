@@ -36,6 +36,10 @@ class Engine(Protocol):
     def shape(self) -> MicroBatchShape:
         """The largest micro-batch, and the lengths that are cheap."""
 
+    @property
+    def arithmetic(self) -> str:
+        """How it computes and why so, in words for the operator: `bf16 (the processor has amx_bf16)`."""
+
     async def embed(self, batch: Sequence[Encoded]) -> Vectors:
         """Return one pooled vector per item, in order: float32 (B, D), not normalised.
 

@@ -37,6 +37,7 @@ class FakeEngine:
         self.dimensions = dimensions
         self.streams = streams
         self.shape = shape
+        self.arithmetic = "f32 (nothing is computed)"
         self.batches: list[tuple[int, ...]] = []
         self.entered = asyncio.Event()
         self.closed = False
