@@ -45,9 +45,12 @@ class Inputs(Protocol):
 class OpenVinoEngine:
     """Runs one model with OpenVINO."""
 
-    def __init__(self, card: ModelCard, inputs: Inputs, graphs: Graphs, shape: MicroBatchShape, streams: int) -> None:
+    def __init__(
+        self, card: ModelCard, inputs: Inputs, graphs: Graphs, shape: MicroBatchShape, streams: int, arithmetic: str
+    ) -> None:
         self.dimensions = card.dimensions
         self.streams = streams
+        self.arithmetic = arithmetic
         self.shape = shape
         self._pooling = card.pooling
         self._inputs = inputs
@@ -103,7 +106,8 @@ def joined(vectors: Sequence[Vectors], tokens: Sequence[int], pooling: Pooling) 
         case "last":
             return vectors[-1]
         case "max":
-            return np.max(vectors, axis=0)
+            largest: Vectors = np.max(vectors, axis=0)
+            return largest
         case "mean":
             total: Vectors = np.average(vectors, axis=0, weights=tokens).astype(np.float32)
             return total
@@ -138,7 +142,7 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
         graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, apart=_is_small(card))
     except RuntimeError as error:
         raise ModelRefused(f"{card.name}: OpenVINO refuses it on {settings.device}: {error}") from error
-    return OpenVinoEngine(card, inputs, graphs, shape, streams)
+    return OpenVinoEngine(card, inputs, graphs, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
 
 
 def architecture(card: ModelCard, int8_cache: Path | None) -> tuple[Callable[[int | None, int], ov.Model], Inputs]:

@@ -190,8 +190,11 @@ class Qwen3Inputs:
 
 
 def _rotate(states: Node, rotary: Rotary, size: int) -> Node:
-    half = size // 2
-    first, second = opset15.variadic_split(states, graph.integers(-1), graph.integers([half, half])).outputs()
+    """Turn each head by its position; written with slices, the form that the plugin makes one operation of."""
+    half = graph.integers([size // 2])
+    axis, step = graph.integers([3]), graph.integers([1])
+    first = opset15.slice(states, graph.integers([0]), half, step, axis)
+    second = opset15.slice(states, half, graph.integers([size]), step, axis)
     turned = opset15.concat([opset15.multiply(second, opset15.constant(np.float32(-1))), first], -1)
     return opset15.add(opset15.multiply(states, rotary.cosine), opset15.multiply(turned, rotary.sine))
 

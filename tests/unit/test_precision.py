@@ -1,0 +1,55 @@
+"""What `auto` means on which processor."""
+
+from pathlib import Path
+
+import pytest
+
+from quartzite.engines.openvino.precision import choose, processor_flags
+
+
+@pytest.mark.parametrize("flag", ["amx_bf16", "avx512_bf16"])
+def test_auto_takes_bf16_where_the_processor_has_it(flag: str) -> None:
+    """A processor with native bf16 computes in bf16, and the reason names the flag."""
+    arithmetic = choose("auto", frozenset({"avx2", flag}))
+    assert (arithmetic.compute, arithmetic.storage, arithmetic.name) == ("bf16", "float", "bf16")
+    assert flag in arithmetic.reason
+
+
+def test_auto_takes_f32_where_bf16_would_be_emulated() -> None:
+    """A processor without native bf16 computes in f32, although OpenVINO would offer bf16."""
+    arithmetic = choose("auto", frozenset({"avx2", "avx512f"}))
+    assert arithmetic.name == "f32"
+    assert "no native bf16" in arithmetic.reason
+
+
+def test_bf16_is_honoured_and_its_emulation_told() -> None:
+    """Asked for by name, bf16 is taken everywhere; the reason says when it is emulated."""
+    assert choose("bf16", frozenset()).compute == "bf16"
+    assert "emulates" in choose("bf16", frozenset()).reason
+    assert "emulates" not in choose("bf16", frozenset({"avx512_bf16"})).reason
+
+
+@pytest.mark.parametrize(("flags", "compute"), [({"amx_bf16"}, "bf16"), (set(), "f32")])
+def test_int8_stores_rows_and_computes_in_the_best_precision(flags: set[str], compute: str) -> None:
+    """int8 is about storage; products use what `auto` would."""
+    arithmetic = choose("int8", frozenset(flags))
+    assert (arithmetic.name, arithmetic.storage, arithmetic.compute) == ("int8", "int8", compute)
+
+
+def test_f32_is_f32_everywhere() -> None:
+    """Asked for f32, no flag changes it."""
+    assert choose("f32", frozenset({"amx_bf16"})).name == "f32"
+
+
+def test_flags_are_read_from_the_first_processor(tmp_path: Path) -> None:
+    """Both spellings of the flags line are understood."""
+    x86, arm = tmp_path / "x86", tmp_path / "arm"
+    x86.write_text("processor\t: 0\nflags\t\t: fpu avx512_bf16\n\nprocessor\t: 1\nflags\t\t: none\n", encoding="utf-8")
+    arm.write_text("processor : 0\nFeatures : fp asimd bf16\n", encoding="utf-8")
+    assert processor_flags(x86) == {"fpu", "avx512_bf16"}
+    assert "asimd" in processor_flags(arm)
+
+
+def test_a_system_without_the_file_has_no_flags(tmp_path: Path) -> None:
+    """Where the system does not tell, the safe precision is chosen."""
+    assert processor_flags(tmp_path / "absent") == frozenset()
