@@ -6,6 +6,7 @@ JSON and is imported only then, for it adds a tenth of a second to the start.
 
 import json
 import logging
+import re
 import sys
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,6 +14,9 @@ from quartzite.config import LogFormat
 
 if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
+
+
+_PLAIN = re.compile(r"[\w.:/@+-]+")
 
 
 def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
@@ -23,6 +27,7 @@ def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("quartzite").setLevel(logging.INFO)
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not shown, so not looked up
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
@@ -46,8 +51,7 @@ class TextFormatter(logging.Formatter):
 def _shown(value: object) -> str:
     """Quote what could be taken for another field or another line: some values come from clients."""
     text = str(value)
-    plain = text.isprintable() and not any(mark in text for mark in ' "=')
-    return text if plain and text else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
 
 
 def _json_formatter() -> logging.Formatter:
