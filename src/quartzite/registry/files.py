@@ -9,8 +9,9 @@ from pathlib import Path
 
 from quartzite.config import ModelSettings
 from quartzite.errors import DownloadFailed, ModelRefused
-from quartzite.registry.bundled import unpacked
+from quartzite.registry.bundled import unpacked, unpacked_before
 from quartzite.registry.catalog import CatalogEntry, catalog
+from quartzite.registry.integrity import recall_any
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")
 
@@ -35,6 +36,15 @@ def locate(model: ModelSettings, cache: Path, progress: bool) -> Path:
     if entry is None and not HUB_NAME.fullmatch(model.name):
         raise DownloadFailed(_unknown(model.name))
     return _downloaded(model, entry, cache, progress)
+
+
+def on_disk(entry: CatalogEntry, cache: Path) -> Path | None:
+    """Return a folder with verified files of `entry` that are there already, of whichever revision; fetches nothing."""
+    if entry.bundle is not None:
+        before = unpacked_before(entry.bundle, entry.files, cache)
+        if before is not None:
+            return before
+    return recall_any(cache, entry.repo)
 
 
 def _given(name: str, folder: Path) -> Path:
@@ -62,7 +72,7 @@ def _unknown(name: str) -> str:
     if Path(name).expanduser().is_dir():
         return f"{name} is a folder; say which name it is served under: --model NAME={name}"
     near = _near(name)
-    known = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(catalog())}"
+    known = f"did you mean {' or '.join(near)}?" if near else f"the catalogue has {', '.join(catalog())}."
     return (
         f"no model {name!r} is known: {known} A model of the hub is named org/name, a folder is given as NAME=FOLDER."
     )

@@ -1,0 +1,63 @@
+"""The command tree and its exit codes: 0 done, 1 the work failed, 2 wrong usage or settings.
+
+Knows the commands, not their work: what is heavy is imported by a command when it runs, so that help is instant.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from quartzite import __version__
+from quartzite.cli.embed import embed
+from quartzite.cli.models import check, list_models, pull
+from quartzite.cli.serve import serve
+from quartzite.errors import InvalidConfig, RequestFailure, StartFailure
+
+app = typer.Typer(
+    name="quartzite",
+    help="A self-hosted embeddings service on plain processors, straight from Hugging Face weights.",
+    epilog="Exit codes: 0 done, 1 the work failed, 2 wrong usage or settings.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="The models known by name, and their files.", no_args_is_help=True)
+app.command("serve")(serve)
+app.command("embed")(embed)
+app.add_typer(models_app, name="models")
+models_app.command("list")(list_models)
+models_app.command("pull")(pull)
+models_app.command("check")(check)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"quartzite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _quartzite(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """A self-hosted embeddings service on plain processors, straight from Hugging Face weights."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line `arguments`, those of the process unless given, and exit with its code."""
+    try:
+        app(arguments)
+    except InvalidConfig as failure:
+        _fail(str(failure), 2)
+    except (StartFailure, RequestFailure) as failure:
+        _fail(str(failure), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(f"quartzite: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,159 @@
+"""`quartzite serve`: the service, from the first bound port to the last answered request."""
+
+import errno
+import json
+import os
+import shlex
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from quartzite import __version__
+from quartzite.cli.options import (
+    CacheFolder,
+    ConfigFile,
+    Device,
+    Host,
+    LogFormatFlag,
+    Models,
+    NoAuth,
+    PortFlag,
+    PrecisionFlag,
+    Streams,
+    Threads,
+    settings_of,
+)
+from quartzite.cli.table import table
+from quartzite.config import ServerSettings, Settings
+from quartzite.errors import StartFailure
+from quartzite.telemetry.logs import set_up_logging
+
+if TYPE_CHECKING:
+    from quartzite.bootstrap import Service
+
+ShowSettings = Annotated[
+    bool, typer.Option("--show-settings", help="Print the settings in force as a settings file, and stop.")
+]
+
+
+def serve(
+    models: Models = None,
+    host: Host = None,
+    port: PortFlag = None,
+    no_auth: NoAuth = None,
+    precision: PrecisionFlag = None,
+    streams: Streams = None,
+    threads: Threads = None,
+    device: Device = None,
+    cache: CacheFolder = None,
+    log_format: LogFormatFlag = None,
+    config: ConfigFile = None,
+    show_settings: ShowSettings = False,
+) -> None:
+    """Answer POST /v1/embeddings until stopped by Ctrl-C or SIGTERM."""
+    flags = {
+        "server.host": host,
+        "server.port": port,
+        "server.no_auth": no_auth,
+        "server.log_format": log_format,
+        "engine.precision": precision,
+        "engine.streams": streams,
+        "engine.threads": threads,
+        "engine.device": device,
+        "cache.folder": cache,
+    }
+    settings = settings_of(config, models or [], flags)
+    if show_settings:
+        from quartzite.cli.settings import as_toml
+
+        typer.echo(as_toml(settings))
+        return
+    set_up_logging(settings.server.log_format)
+    # Until requests are taken there is nothing to end with care, so a signal ends the process at once.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with _bound(settings.server) as listener:
+        _run(settings, listener)
+
+
+def _run(settings: Settings, listener: socket.socket) -> None:
+    import asyncio
+
+    from quartzite.cli.server import new_event_loop
+
+    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+        runner.run(_serve(settings, listener))
+    typer.echo("Stopped.")
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    from quartzite.bootstrap import running, web_app
+    from quartzite.cli.server import Server
+
+    async with running(settings) as service:
+        app = web_app(service, settings)
+        server = Server(app, settings.server.shutdown_grace_s, lambda: typer.echo(greeting(service, listener)))
+        with _port_failures(settings.server):
+            await server.serve([listener])
+
+
+@contextmanager
+def _bound(server: ServerSettings) -> Iterator[socket.socket]:
+    """Take the port, so that a port in use is known before any weights are read; nothing is accepted yet."""
+    with _port_failures(server):
+        family, kind, _, _, address = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind)
+    with listener:
+        with _port_failures(server):
+            if os.name == "posix":  # elsewhere the option would let two servers share a port
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        yield listener
+
+
+@contextmanager
+def _port_failures(server: ServerSettings) -> Iterator[None]:
+    where = f"port {server.port} on {server.host}"
+    try:
+        yield
+    except socket.gaierror as error:
+        raise StartFailure(f"cannot listen on {server.host}: {error.strerror}; choose another --host") from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            message = f"{where} is in use; stop what listens there or choose another --port (0 takes a free one)"
+        elif error.errno == errno.EACCES:
+            message = f"{where} may not be used by this user; choose a --port above 1023"
+        else:
+            message = f"cannot listen on {where}: {error.strerror}"
+        raise StartFailure(message) from error
+
+
+def greeting(service: "Service", listener: socket.socket) -> str:
+    """Return what is printed when requests are accepted: the address, the models, and a command that tries them."""
+    host, port = listener.getsockname()[:2]
+    url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    rows = [
+        (
+            loaded.card.name,
+            str(loaded.card.dimensions),
+            str(loaded.card.max_tokens),
+            loaded.arithmetic,
+            f"{loaded.load_s:.2f} s",
+        )
+        for loaded in service.models
+    ]
+    example = json.dumps({"model": service.models[0].card.name, "input": "Hello, world!"}, ensure_ascii=False)
+    return "\n".join(
+        [
+            f"Quartzite {__version__} listens on {url}",
+            "",
+            table(("model", "dimensions", "max tokens", "precision", "loaded in"), rows),
+            "",
+            "Try it:",
+            f"curl {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(example)}",
+            "",
+        ]
+    )
