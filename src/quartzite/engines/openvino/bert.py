@@ -46,11 +46,6 @@ def expected_tensors(shape: BertShape) -> dict[str, tuple[int, ...]]:
     return names
 
 
-def product_names(shape: BertShape) -> list[str]:
-    """Return the names of the matrices that the layers multiply with."""
-    return [name for name, size in expected_tensors(shape).items() if name.startswith("encoder.") and len(size) == 2]
-
-
 def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (out, *of), f"{name}.bias": (out,)}
 
@@ -76,12 +71,16 @@ class BertGraph:
         gathers = self.pooling in ("cls", "last")
         members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
-        mask = graph.segment_mask(segments, segments, causal=False)
+        hidden = self.trunk(states, graph.segment_mask(segments, segments, causal=False))
+        inputs = [states, segments, members] + ([counts] if self.pooling == "mean" else [])
+        return ov.Model([graph.pool(hidden, self.pooling, members, counts)], inputs, "bert")
+
+    def trunk(self, states: Node, mask: Node) -> Node:
+        """Return the last hidden states of summed embeddings `states` (B, T, hidden) under an additive `mask`."""
         hidden = self._norm(states, "embeddings.LayerNorm")
         for layer in range(self.shape.layers):
             hidden = self._layer(hidden, f"encoder.layer.{layer}", mask)
-        inputs = [states, segments, members] + ([counts] if self.pooling == "mean" else [])
-        return ov.Model([graph.pool(hidden, self.pooling, members, counts)], inputs, "bert")
+        return hidden
 
     def _layer(self, states: Node, at: str, mask: Node) -> Node:
         attended = self._linear(self._attention(states, f"{at}.attention.self", mask), f"{at}.attention.output.dense")

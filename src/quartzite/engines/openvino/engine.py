@@ -30,6 +30,8 @@ LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
+Build = Callable[[int | None, int], ov.Model]
+"""Makes a graph for a row length (None: any) and a number of item slots."""
 
 
 class Inputs(Protocol):
@@ -121,7 +123,8 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     """
     arithmetic = choose(settings.precision, processor_flags())
     streams, threads = parallelism(settings)
-    build, inputs = architecture(card, cache if arithmetic.storage == "int8" else None)
+    tensors = model_tensors(card, cache if arithmetic.storage == "int8" else None)
+    build, inputs = architecture(card, tensors)
     shape = micro_batch_shape(card, settings)
     options = {
         "INFERENCE_PRECISION_HINT": arithmetic.compute,
@@ -145,33 +148,28 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     return OpenVinoEngine(card, inputs, graphs, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
 
 
-def architecture(card: ModelCard, int8_cache: Path | None) -> tuple[Callable[[int | None, int], ov.Model], Inputs]:
-    """Open the weights of `card` and return what makes its graphs (from row length and item slots) and their inputs.
+def model_tensors(card: ModelCard, int8_cache: Path | None) -> dict[str, Tensor]:
+    """Return the tensors of `card`, checked against its architecture; with `int8_cache`, its products as int8."""
+    shape = card.shape
+    part = bert if isinstance(shape, BertShape) else qwen3
+    expected: dict[str, tuple[int, ...]] = part.expected_tensors(shape)
+    tensors = match(open_weights(card.folder), expected, shape.prefixes, part.IGNORABLE)
+    if int8_cache is None:
+        return tensors
+    products = [name for name, size in expected.items() if len(size) == 2 and not name.startswith("embed")]
+    return with_int8_products(tensors, products, card.folder, int8_cache)
 
-    With `int8_cache`, the products are quantised and kept there.
-    """
+
+def architecture(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[Build, Inputs]:
+    """Return what makes the graphs of `card`, and what makes their inputs."""
     shape = card.shape
     if isinstance(shape, BertShape):
-        tensors = _tensors(card, bert.expected_tensors(shape), bert.IGNORABLE)
-        inputs: Inputs = bert.BertInputs(shape, tensors, card.pooling)
-        tensors = _quantised(tensors, bert.product_names(shape), card.folder, int8_cache)
-        return bert.BertGraph(shape, tensors, card.pooling).build, inputs
-    tensors = _tensors(card, qwen3.expected_tensors(shape), qwen3.IGNORABLE)
-    inputs = qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
-    tensors = _quantised(tensors, qwen3.product_names(shape), card.folder, int8_cache)
+        return bert.BertGraph(shape, tensors, card.pooling).build, bert.BertInputs(shape, tensors, card.pooling)
 
     def build(_: int | None, slots: int) -> ov.Model:
         return qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots)
 
-    return build, inputs
-
-
-def _tensors(card: ModelCard, expected: Mapping[str, tuple[int, ...]], ignorable: Sequence[str]) -> dict[str, Tensor]:
-    return match(open_weights(card.folder), expected, card.shape.prefixes, ignorable)
-
-
-def _quantised(tensors: dict[str, Tensor], names: list[str], folder: Path, cache: Path | None) -> dict[str, Tensor]:
-    return with_int8_products(tensors, names, folder, cache) if cache else tensors
+    return build, qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
 
 
 def parallelism(settings: EngineSettings) -> tuple[int, int]:

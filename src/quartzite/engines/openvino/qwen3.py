@@ -49,11 +49,6 @@ def expected_tensors(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
     return names
 
 
-def product_names(shape: Qwen3Shape) -> list[str]:
-    """Return the names of the matrices that the layers multiply with."""
-    return [name for name, size in expected_tensors(shape).items() if name.startswith("layers.") and len(size) == 2]
-
-
 @dataclass(frozen=True, slots=True)
 class Rotary:
     """The rotary tables of one row as graph nodes, (1, 1, T, head_size) each."""
@@ -88,17 +83,22 @@ class Qwen3Graph:
         gathers = self.pooling in ("cls", "last")
         members = _input("members", [slots] if gathers else [slots, -1], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
-        mask = graph.segment_mask(segments, keys, causal=True)
-        hidden: Node = states
-        for layer in range(self.shape.layers):
-            hidden = self._layer(hidden, layer, rotary, mask, order)
-        hidden = self._norm(hidden, "norm")
+        hidden = self.trunk(states, rotary, graph.segment_mask(segments, keys, causal=True), order)
         pooled = opset15.result(graph.pool(hidden, self.pooling, members, counts))
         inputs = [states, rotary.cosine, rotary.sine, segments, keys, order, members]
         inputs += [counts] if self.pooling == "mean" else []
         return ov.Model([pooled], self._sinks, inputs, "qwen3")
 
-    def _layer(self, states: Node, layer: int, rotary: Rotary, mask: Node, order: Node) -> Node:
+    def trunk(self, states: Node, rotary: Rotary, mask: Node, order: Node | None) -> Node:
+        """Return the normed last hidden states of word embeddings `states` (B, T, hidden) under an additive `mask`.
+
+        Without `order` the graph has no state.
+        """
+        for layer in range(self.shape.layers):
+            states = self._layer(states, layer, rotary, mask, order)
+        return self._norm(states, "norm")
+
+    def _layer(self, states: Node, layer: int, rotary: Rotary, mask: Node, order: Node | None) -> Node:
         at = f"layers.{layer}"
         normed = self._norm(states, f"{at}.input_layernorm")
         states = opset15.add(states, self._attention(normed, at, rotary, mask, order))
@@ -107,15 +107,15 @@ class Qwen3Graph:
         inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
         return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
 
-    def _attention(self, states: Node, at: str, rotary: Rotary, mask: Node, order: Node) -> Node:
+    def _attention(self, states: Node, at: str, rotary: Rotary, mask: Node, order: Node | None) -> Node:
         shape, own = self.shape, f"{at}.self_attn"
         query = self._heads(states, f"{own}.q", shape.heads, rotary)
         key = self._heads(states, f"{own}.k", shape.key_value_heads, rotary)
         value = graph.split_heads(self._linear(states, f"{own}.v_proj"), shape.key_value_heads, shape.head_size)
-        key, value = (
-            self._for_every_head(self._with_state(part, f"{own}.{name}", order))
-            for part, name in ((key, "key"), (value, "value"))
-        )
+        if order is not None:
+            key = self._with_state(key, f"{own}.key", order)
+            value = self._with_state(value, f"{own}.value", order)
+        key, value = self._for_every_head(key), self._for_every_head(value)
         attended = graph.join_heads(graph.attend(query, key, value, mask), shape.heads * shape.head_size)
         return self._linear(attended, f"{own}.o_proj")
 

@@ -1,0 +1,215 @@
+"""Tokens per second of Quartzite's engine, of bare OpenVINO and of sentence-transformers, in one run, alternating.
+
+    python benchmarks/engine.py [--models minilm bge-large qwen3-0.6b] [--rounds 5]
+
+Run it with the reference environment; Quartzite's own workers run in `--python`. Each round every contender embeds the
+same texts once, one after the other, so a drift of the machine's speed meets all of them. Results land in
+`benchmarks/results/`.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from texts import draw
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+BARE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model of the comparison: how its folder is made, how many texts a round embeds."""
+
+    name: str
+    like: str | None
+    tokenizer_of: str | None
+    texts: int
+
+
+SUBJECTS = {
+    "minilm": Subject("MiniLM-L6 (real weights)", None, None, 768),
+    "bge-large": Subject("bge-large shape (random weights)", "BAAI/bge-large-en-v1.5", "minilm", 96),
+    "qwen3-0.6b": Subject("Qwen3-Embedding-0.6B shape (random weights)", "Qwen/Qwen3-Embedding-0.6B", None, 64),
+}
+
+
+@dataclass
+class Contender:
+    """One way of computing the vectors, and what it reached in each round: tokens per second."""
+
+    name: str
+    run: Callable[[], float]
+    rates: list[float] = field(default_factory=list)
+
+
+class Process:
+    """A worker program; calls are JSON lines."""
+
+    def __init__(self, python: Path, script: str) -> None:
+        self._process = subprocess.Popen(
+            [python, HERE / "workers" / script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __call__(self, do: str, **arguments: Any) -> dict[str, Any]:
+        """Have the worker do something and return its answer."""
+        assert self._process.stdin
+        assert self._process.stdout
+        print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit(f"a worker ended while asked to {do}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """End the worker."""
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait()
+
+
+@contextmanager
+def worker(python: Path, script: str) -> Iterator[Process]:
+    """Run a worker for the length of the `with`."""
+    process = Process(python, script)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def compare(subject: Subject, folder: Path, python: Path, rounds: int) -> dict[str, Any]:
+    """Return the result of one model: medians of tokens per second, and cosines against PyTorch in f32."""
+    texts = draw(subject.texts)
+    with ExitStack() as stack:
+        ours = {name: stack.enter_context(worker(python, "quartzite_worker.py")) for name in ("bf16", "int8", "bare")}
+        torch = stack.enter_context(worker(Path(sys.executable), "torch_worker.py"))
+        told = {name: ours[name]("load", folder=str(folder), precision=name) for name in ("bf16", "int8")}
+        shapes = ours["bare"]("load_bare", folder=str(folder), precision="bf16")["shapes"]
+        torch("load", folder=str(folder), precisions=["f32", "bf16"])
+        tokens = ours["bf16"]("encode", texts=texts[:8])["tokens"] and ours["bf16"]("encode", texts=texts)["tokens"]
+        cosines = _cosines(ours, torch, texts[:32])
+        contenders = _contenders(ours, torch, texts, tokens, shapes)
+        for turn in range(rounds):
+            for contender in contenders:
+                contender.rates.append(contender.run())
+                print(f"  round {turn + 1}: {contender.name}: {contender.rates[-1]:,.0f} tokens/s", flush=True)
+    return {
+        "model": subject.name,
+        "texts": subject.texts,
+        "tokens": tokens,
+        "how": {name: answer["how"] for name, answer in told.items()},
+        "load_s": {name: answer["load_s"] for name, answer in told.items()},
+        "lowest_cosine_to_torch_f32": cosines,
+        "tokens_per_s": {c.name: {"median": statistics.median(c.rates), "rounds": c.rates} for c in contenders},
+    }
+
+
+def _contenders(
+    ours: dict[str, Process], torch: Process, texts: list[str], tokens: int, shapes: list[str]
+) -> list[Contender]:
+    best = max(shapes, key=lambda shape: _rate(ours["bare"]("rate_bare", shape=shape, seconds=BARE_SECONDS / 3)))
+    quick = min((8, 32), key=lambda size: torch("encode", texts=texts, precision="bf16", batch_size=size)["seconds"])
+
+    def own(name: str) -> Callable[[], float]:
+        return lambda: tokens / ours[name]("encode", texts=texts)["seconds"]
+
+    def reference(name: str) -> Callable[[], float]:
+        return lambda: tokens / torch("encode", texts=texts, precision=name, batch_size=quick)["seconds"]
+
+    return [
+        Contender("Quartzite bf16", own("bf16")),
+        Contender(
+            f"bare OpenVINO bf16, {best}", lambda: _rate(ours["bare"]("rate_bare", shape=best, seconds=BARE_SECONDS))
+        ),
+        Contender("Quartzite int8", own("int8")),
+        Contender(f"PyTorch bf16, batches of {quick}", reference("bf16")),
+        Contender(f"PyTorch f32, batches of {quick}", reference("f32")),
+    ]
+
+
+def _rate(answer: dict[str, Any]) -> float:
+    rate: float = answer["tokens"] / answer["seconds"]
+    return rate
+
+
+def _cosines(ours: dict[str, Process], torch: Process, texts: list[str]) -> dict[str, float]:
+    truth = torch("encode", texts=texts, precision="f32", with_vectors=True)["vectors"]
+    found = {f"Quartzite {name}": ours[name]("encode", texts=texts, with_vectors=True) for name in ("bf16", "int8")}
+    found["PyTorch bf16"] = torch("encode", texts=texts, precision="bf16", with_vectors=True)
+    return {name: min(map(_dot, truth, answer["vectors"])) for name, answer in found.items()}
+
+
+def _dot(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def make_folder(subject: Subject, python: Path, cache: Path) -> Path:
+    """Return the model folder of `subject`, made or unpacked on first use."""
+    if subject.like is None:
+        code = (
+            "from pathlib import Path; from quartzite.config import ModelSettings, DEFAULT_MODEL; "
+            "from quartzite.registry.files import locate; "
+            f"print(locate(ModelSettings(name=DEFAULT_MODEL), Path({str(cache)!r}), False))"
+        )
+        return Path(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
+    folder = cache / subject.like.replace("/", "--")
+    if not folder.exists():
+        command = [python, ROOT / "scripts" / "make_folder.py", "--like", subject.like, "--output", folder]
+        if subject.tokenizer_of:
+            shared = make_folder(SUBJECTS[subject.tokenizer_of], python, cache)
+            command += ["--tokenizer", shared / "tokenizer.json"]
+        subprocess.run(command, check=True)
+    return folder
+
+
+def machine() -> dict[str, str]:
+    """Describe the processor, its useful flags and the memory."""
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    said = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in facts if line.strip()}
+    cores = sum(line.startswith("processor") for line in facts)
+    flags = [
+        flag for flag in said["flags"].split() if flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+    ]
+    memory = Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
+    return {
+        "processor": f"{said['model name']}, family {said['cpu family']} model {said['model']}, {cores} cores",
+        "flags": " ".join(flags),
+        "memory": f"{int(memory) / 2**20:.0f} GiB",
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+
+
+def main() -> None:
+    """Compare the asked-for models and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--python", type=Path, default=ROOT / ".venv" / "bin" / "python", help="Quartzite's environment"
+    )
+    parser.add_argument("--cache", type=Path, default=Path("~/.cache/quartzite/bench").expanduser())
+    arguments = parser.parse_args()
+    results = []
+    for name in arguments.models:
+        print(SUBJECTS[name].name, flush=True)
+        folder = make_folder(SUBJECTS[name], arguments.python, arguments.cache)
+        results.append(compare(SUBJECTS[name], folder, arguments.python, arguments.rounds))
+    from report import write
+
+    write({"machine": machine(), "date": time.strftime("%Y-%m-%d"), "results": results}, HERE / "results" / "engine")
+
+
+if __name__ == "__main__":
+    main()

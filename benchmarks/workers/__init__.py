@@ -1,0 +1,1 @@
+"""Programs that compute vectors when told to, one per engine, each in an environment of its own."""
