@@ -85,7 +85,10 @@ def _fetched(source: Source, listing: Listing, cache: Path, progress: bool) -> P
     facts = _agreed(source, listing, selection)
     store = _store(cache)
     _check_space(source, facts.values(), listing.commit, store)
-    folder = _snapshot(source, listing.commit, selection.descriptions, store, progress)
+    # By its name the first time, for the library then notes which commit the name stands for.
+    folder = _snapshot(source, source.revision, selection.descriptions, store, progress)
+    if folder.name != listing.commit:
+        raise DownloadFailed(f"{source.revision!r} of {source.repo} moved while it was downloaded; try again")
     verify(folder, (facts[path] for path in selection.descriptions if path in facts))
     read_card(source.name, folder, source.entry)
     _snapshot(source, listing.commit, selection.weights, store, progress)
@@ -125,7 +128,7 @@ def _check_space(source: Source, facts: Iterable[FileFacts], commit: str, store:
         )
 
 
-def _snapshot(source: Source, commit: str, paths: Iterable[str], store: Path, progress: bool) -> Path:
+def _snapshot(source: Source, revision: str, paths: Iterable[str], store: Path, progress: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
 
@@ -138,7 +141,7 @@ def _snapshot(source: Source, commit: str, paths: Iterable[str], store: Path, pr
     with hub_failures(source.repo, source.revision):
         folder = snapshot_download(
             source.repo,
-            revision=commit,
+            revision=revision,
             cache_dir=store,
             allow_patterns=list(paths),
             library_name="quartzite",

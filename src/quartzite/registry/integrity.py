@@ -33,31 +33,38 @@ class Record(msgspec.Struct, frozen=True):
 def verify(folder: Path, files: Iterable[FileFacts]) -> None:
     """Compare files in `folder` with what is known of them: the size first, then the SHA-256 where it is known.
 
-    A file that differs is removed, with the blob behind it if it is a link, so that the next attempt fetches it anew.
-    Raises DownloadFailed naming the file.
+    A file that differs is removed, so that the next attempt fetches it anew. Raises DownloadFailed naming the file.
     """
     for facts in files:
         fault = _fault(folder / facts.path, facts)
         if fault:
             _remove(folder / facts.path)
-            raise DownloadFailed(
-                f"{folder / facts.path} is damaged: {fault}. It has been removed; try again to fetch it anew."
-            )
+            raise DownloadFailed(f"{folder / facts.path} {fault}; try again to fetch it anew")
 
 
 def _fault(file: Path, facts: FileFacts) -> str | None:
+    if not file.exists():
+        return "is missing"
     size = file.stat().st_size
     if size != facts.size_bytes:
-        return f"{size} bytes, {facts.size_bytes} were expected"
+        return f"is damaged and has been removed: {size} bytes, {facts.size_bytes} were expected"
     if facts.sha256 is None:
         return None
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    return None if digest == facts.sha256 else f"SHA-256 {digest}, {facts.sha256} was expected"
+    return (
+        None
+        if digest == facts.sha256
+        else f"is damaged and has been removed: SHA-256 {digest}, {facts.sha256} was expected"
+    )
 
 
 def _remove(file: Path) -> None:
-    file.resolve().unlink()
+    """Remove a file and, in a cache of links, every link on the way to it."""
+    while file.is_symlink():
+        target = file.parent / file.readlink()
+        file.unlink()
+        file = target
     file.unlink(missing_ok=True)
 
 
@@ -82,6 +89,13 @@ def recall(cache: Path, repo: str, commit: str) -> Path | None:
     except (OSError, msgspec.DecodeError):
         return None
     return folder if unchanged else None
+
+
+def recall_any(cache: Path, repo: str) -> Path | None:
+    """Return a folder of any commit of `repo` whose files were verified before and have not changed since."""
+    records = _record_file(cache, repo, "").parent.glob(_record_file(cache, repo, "*").name)
+    folders = (recall(cache, repo, record.stem.rpartition("@")[2]) for record in sorted(records))
+    return next((folder for folder in folders if folder), None)
 
 
 def _as_recorded(folder: Path, path: str) -> RecordedFile:

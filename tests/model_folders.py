@@ -1,0 +1,91 @@
+"""Model folders as they are published, small enough to write in a test: descriptions only, weights of a few bytes."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+BERT: dict[str, Any] = {
+    "architectures": ["BertModel"],
+    "model_type": "bert",
+    "num_hidden_layers": 2,
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "vocab_size": 100,
+    "max_position_embeddings": 512,
+    "type_vocab_size": 2,
+    "layer_norm_eps": 1e-12,
+    "hidden_act": "gelu",
+    "pad_token_id": 0,
+    "position_embedding_type": "absolute",
+}
+
+XLM_R: dict[str, Any] = BERT | {
+    "architectures": ["XLMRobertaModel"],
+    "model_type": "xlm-roberta",
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+    "layer_norm_eps": 1e-5,
+    "pad_token_id": 1,
+}
+
+QWEN3: dict[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "num_hidden_layers": 2,
+    "hidden_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "intermediate_size": 96,
+    "vocab_size": 151669,
+    "max_position_embeddings": 40960,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "rope_theta": 1000000,
+    "rope_scaling": None,
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "sliding_window": None,
+}
+
+POOLING_FLAGS = {
+    "word_embedding_dimension": 32,
+    "pooling_mode_cls_token": False,
+    "pooling_mode_mean_tokens": True,
+    "pooling_mode_max_tokens": False,
+    "pooling_mode_mean_sqrt_len_tokens": False,
+}
+
+
+def modules(*kinds: str) -> list[dict[str, Any]]:
+    """The modules.json of a chain, spelled as versions 2 to 4 of sentence-transformers do."""
+    return [
+        {"idx": i, "name": str(i), "path": f"{i}_{kind}" if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, kind in enumerate(kinds)
+    ]
+
+
+def descriptions(config: Mapping[str, Any] = BERT, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Files of a whole folder but for its weights, by path; `changes` replace or add some, None leaves one out."""
+    files = {
+        "config.json": config,
+        "modules.json": modules("Transformer", "Pooling", "Normalize"),
+        "1_Pooling/config.json": POOLING_FLAGS | {"word_embedding_dimension": config["hidden_size"]},
+        "tokenizer.json": {"version": "1.0", "normalizer": {"type": "BertNormalizer", "lowercase": True}},
+    }
+    return {path: content for path, content in {**files, **(changes or {})}.items() if content is not None}
+
+
+def as_bytes(files: Mapping[str, Any]) -> dict[str, bytes]:
+    """The same files as they lie on a disk: JSON unless given as bytes."""
+    return {path: data if isinstance(data, bytes) else json.dumps(data).encode() for path, data in files.items()}
+
+
+def write(folder: Path, files: Mapping[str, Any]) -> Path:
+    """Write `files` into `folder` and return it."""
+    for path, data in as_bytes(files).items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(data)
+    return folder
