@@ -1,0 +1,88 @@
+"""The way of one request, on one screen. Knows the parts by name; nothing of the web, and nothing of how parts work."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from quartzite.admission.gate import Caller, Gate
+from quartzite.batching.worker import Batcher, Ran
+from quartzite.config import RequestSettings
+from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings
+from quartzite.errors import DeadlineExceeded, UnknownModel
+from quartzite.postprocess.vectors import finish
+from quartzite.preprocess.inputs import check_dimensions
+from quartzite.preprocess.tokenise import Tokeniser
+from quartzite.registry.card import ModelCard
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model with all that is needed to answer for it."""
+
+    card: ModelCard
+    tokeniser: Tokeniser
+    batcher: Batcher
+
+
+class Pipeline:
+    """Answers requests for `models`, keyed by the names clients send; tokenises on the threads of `tokenising`."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        gate: Gate,
+        settings: RequestSettings,
+        tokenising: Executor,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.models = models
+        self._gate = gate
+        self._timeout_s = settings.timeout_ms / 1000
+        self._tokenising = tokenising
+        self._clock = clock
+
+    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embedded:
+        """Answer one request; raises a RequestFailure that says why not, and drops all its work when cancelled."""
+        deadline = self._clock() + self._timeout_s
+        permit = await self._gate.admit(caller)
+        model = self._find(request)
+        encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
+        tokens = sum(item.tokens for item in encoded)
+        await self._gate.charge(permit, request.model, tokens)
+        ran = await self._compute(model.batcher, encoded, deadline)
+        vectors = finish(ran.vectors, request.dimensions)
+        timings = Timings(tokenise_s, ran.queue_s, ran.engine_s)
+        answer = Embedded(request.model, vectors, request.encoding, tokens, timings)
+        await self._gate.record(permit, answer)
+        return answer
+
+    def _find(self, request: EmbeddingRequest) -> ServedModel:
+        model = self.models.get(request.model)
+        if model is None:
+            raise UnknownModel(request.model)
+        check_dimensions(request.dimensions, model.card)
+        return model
+
+    async def _tokenise(
+        self, tokeniser: Tokeniser, request: EmbeddingRequest, deadline: float
+    ) -> tuple[list[Encoded], float]:
+        """Tokenise off the event loop; waiting for a thread ends at the deadline like all other waiting."""
+        begun = self._clock()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(deadline - begun):
+                encoded = await loop.run_in_executor(
+                    self._tokenising, tokeniser.encode, request.items, request.truncate
+                )
+        except TimeoutError:
+            raise DeadlineExceeded(self._timeout_s) from None
+        return encoded, self._clock() - begun
+
+    async def _compute(self, batcher: Batcher, encoded: Sequence[Encoded], deadline: float) -> Ran:
+        """Have vectors computed; a request out of time is told the whole time it was given, not what it had left."""
+        try:
+            return await batcher.embed(encoded, deadline)
+        except DeadlineExceeded:
+            raise DeadlineExceeded(self._timeout_s) from None

@@ -1,0 +1,33 @@
+"""The routes of the service, put together. Builds nothing but the application itself."""
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.routing import Route
+from starlette.types import Lifespan
+
+from quartzite.config import RequestSettings
+from quartzite.pipeline import Pipeline
+from quartzite.web.embeddings import Embeddings
+from quartzite.web.failures import refuse_method, refuse_path
+from quartzite.web.models import Models
+from quartzite.web.operations import Operations
+from quartzite.web.tracing import Traced
+
+
+def build_app(pipeline: Pipeline, settings: RequestSettings, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+    """Return the ASGI application that serves `pipeline`; `lifespan` wraps its time of running."""
+    models, operations = Models(pipeline.models), Operations(pipeline)
+    app = Starlette(
+        routes=[
+            Route("/v1/embeddings", Embeddings(pipeline, settings).create, methods=["POST"]),
+            Route("/v1/models", models.list, methods=["GET"]),
+            Route("/v1/models/{name:path}", models.retrieve, methods=["GET"]),
+            Route("/health", operations.health, methods=["GET"]),
+            Route("/ready", operations.ready, methods=["GET"]),
+        ],
+        middleware=[Middleware(Traced)],
+        exception_handlers={404: refuse_path, 405: refuse_method},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False  # a path with a slash too many is unknown, as all others are
+    return app

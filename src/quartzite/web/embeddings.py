@@ -1,0 +1,30 @@
+"""POST /v1/embeddings. Knows HTTP and the pipeline; the wire names stand in `schemas.py`."""
+
+from starlette.requests import Request
+
+from quartzite.admission.gate import Caller
+from quartzite.config import RequestSettings
+from quartzite.pipeline import Pipeline
+from quartzite.web.connection import read_body, while_connected
+from quartzite.web.failures import JsonResponse
+from quartzite.web.schemas import read_request, write_answer
+from quartzite.web.tracing import trace_of
+
+
+class Embeddings:
+    """The endpoint of embeddings; the body is read as JSON whatever its content type says."""
+
+    def __init__(self, pipeline: Pipeline, settings: RequestSettings) -> None:
+        self._pipeline = pipeline
+        self._settings = settings
+
+    async def create(self, http: Request) -> JsonResponse:
+        """Answer one request; what it asks for is dropped when its client leaves."""
+        body = await read_body(http.headers, http.receive, self._settings.max_body_bytes)
+        request = read_request(body, self._settings)
+        trace = trace_of(http)
+        trace.model, trace.items = request.model, len(request.items)
+        caller = Caller(http.headers.get("authorization"), trace.id)
+        answer = await while_connected(http.receive, self._pipeline.embed(request, caller))
+        trace.tokens, trace.timings = answer.tokens, answer.timings
+        return JsonResponse(write_answer(answer))

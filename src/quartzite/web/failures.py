@@ -1,0 +1,43 @@
+"""Failures as clients see them: rendered by the table of `errors.py`, with nothing of the inside in them."""
+
+from typing import NoReturn
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from quartzite.errors import MethodRefused, Overloaded, PathNotFound, RequestFailure, wire_row
+
+
+class JsonResponse(Response):
+    """An answer whose content is JSON already, labelled as the service labels it."""
+
+    media_type = "application/json; charset=utf-8"
+
+
+def render(failure: RequestFailure) -> JsonResponse:
+    """Return the answer that tells `failure`: an object of code, message and data, or a bare string."""
+    row = wire_row(failure)
+    body: object = failure.message
+    if row.shape == "object":
+        body = {"code": row.code, "message": failure.message, "data": failure.pointer}
+    return JsonResponse(orjson.dumps(body), row.status, headers=_headers(failure))
+
+
+async def refuse_path(_request: Request, _refusal: Exception) -> NoReturn:
+    """Fail a request for which the router has no route."""
+    raise PathNotFound
+
+
+async def refuse_method(_request: Request, refusal: Exception) -> NoReturn:
+    """Fail a request whose route takes other methods only; `refusal` is the router's own, with an Allow header."""
+    allowed: str = refusal.headers["Allow"]  # type: ignore[attr-defined]
+    raise MethodRefused(", ".join(sorted(allowed.split(", "))))
+
+
+def _headers(failure: RequestFailure) -> dict[str, str] | None:
+    if isinstance(failure, Overloaded):
+        return {"Retry-After": str(failure.retry_after_s)}
+    if isinstance(failure, MethodRefused):
+        return {"Allow": failure.allowed}
+    return None

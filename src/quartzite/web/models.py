@@ -1,0 +1,31 @@
+"""GET /v1/models and GET /v1/models/{name}: what is served. Knows names only."""
+
+from collections.abc import Iterable
+
+import orjson
+from starlette.requests import Request
+
+from quartzite.errors import PathNotFound
+from quartzite.web.failures import JsonResponse
+from quartzite.web.schemas import write_model
+
+
+class Models:
+    """The endpoints that list the served models; all of them make embeddings of text."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = tuple(names)
+
+    async def list(self, http: Request) -> JsonResponse:
+        """Answer with every model that the filters `type` and `sub_type` leave."""
+        query = http.query_params
+        wanted = query.get("type", "text") == "text" and query.get("sub_type", "embedding") == "embedding"
+        data = [write_model(name) for name in self._names] if wanted else []
+        return JsonResponse(orjson.dumps({"object": "list", "data": data}))
+
+    async def retrieve(self, http: Request) -> JsonResponse:
+        """Answer with the one model whose name, slashes and all, is the rest of the path."""
+        name = http.path_params["name"]
+        if name not in self._names:
+            raise PathNotFound
+        return JsonResponse(orjson.dumps(write_model(name)))

@@ -1,0 +1,94 @@
+"""What every request gets whatever becomes of it: a trace id, an answer, and one line in the log."""
+
+import asyncio
+import logging
+import time
+
+from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from quartzite.errors import EngineFault, Overloaded, RequestFailure
+from quartzite.telemetry.logs import fields
+from quartzite.telemetry.trace import Trace, new_trace_id
+from quartzite.web.failures import render
+
+logger = logging.getLogger(__name__)
+_SHOWN_CHARACTERS = 200
+
+
+class Traced:
+    """The outermost layer of the service, plain ASGI; turns every failure into an answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; what is not HTTP passes through untouched."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        visit = _Visit(scope, receive, send)
+        try:
+            await self._app(scope, receive, visit.send)
+        except RequestFailure as failure:
+            if isinstance(failure, EngineFault):
+                logger.error("engine fault", extra=fields(trace_id=visit.trace.id, cause=failure.__cause__))
+            await visit.fail(failure)
+        except asyncio.CancelledError:  # the service stops and has waited long enough
+            await visit.fail(Overloaded())
+            raise
+        except Exception:
+            logger.exception("unexpected failure", extra=fields(trace_id=visit.trace.id))
+            await visit.fail(EngineFault())
+        finally:
+            visit.log()
+
+
+def trace_of(request: Request) -> Trace:
+    """Return the trace of `request`, to be filled in."""
+    trace: Trace = request.scope["state"]["trace"]
+    return trace
+
+
+class _Visit:
+    """One request under way: its trace, and what has been sent of its answer."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.trace = Trace(new_trace_id())
+        self._started = time.perf_counter()
+        self._status: int | None = None
+        self._scope, self._receive, self._send = scope, receive, send
+        scope.setdefault("state", {})["trace"] = self.trace
+
+    async def send(self, message: Message) -> None:
+        """Pass a part of the answer on, the trace id added to its headers."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            message["headers"] = [*message["headers"], (b"x-siliconcloud-trace-id", self.trace.id.encode("ascii"))]
+        await self._send(message)
+
+    async def fail(self, failure: RequestFailure) -> None:
+        """Answer with `failure`, unless another answer is on its way already."""
+        if self._status is None:
+            await render(failure)(self._scope, self._receive, self.send)
+
+    def log(self) -> None:
+        """Write the one line of this request: counts and times, no content."""
+        trace, timings = self.trace, self.trace.timings
+        stages = {"queue_ms": _ms(timings.queue_s), "engine_ms": _ms(timings.engine_s)} if timings else {}
+        said = fields(
+            trace_id=trace.id,
+            method=self._scope["method"],
+            path=self._scope["path"][:_SHOWN_CHARACTERS],
+            status=self._status,
+            model=trace.model and trace.model[:_SHOWN_CHARACTERS],
+            items=trace.items,
+            tokens=trace.tokens,
+            ms=_ms(time.perf_counter() - self._started),
+            **stages,
+        )
+        logger.info("request", extra=said)
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 2)
