@@ -1,0 +1,102 @@
+"""Faults around the engine: bugs of our own, time running out, no room, the end of the service."""
+
+import asyncio
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from quartzite.admission.gate import Caller, OpenGate, Permit
+from quartzite.config import QueueSettings, RequestSettings
+from quartzite.domain import EmbeddingRequest, TextItem
+from quartzite.errors import DeadlineExceeded
+from quartzite.pipeline import Pipeline
+from serving import CLASSIC, FakeService, RequestLog, fake_service, listening
+
+REQUEST = EmbeddingRequest(CLASSIC, (TextItem("text"),))
+CALLER = Caller(None, "ti_1")
+
+
+def _body(tokens: int = 1) -> dict[str, object]:
+    return {"model": CLASSIC, "input": [5] * tokens}
+
+
+class _Broken(OpenGate):
+    async def admit(self, caller: Caller) -> Permit:
+        raise KeyError("a secret of the inside")
+
+
+async def test_a_bug_is_a_500_that_tells_nothing_and_a_stack_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """What nobody foresaw is answered as 500 / 50507; exception and trace id are in the log alone."""
+    async with fake_service(gate=_Broken()) as service, service.client() as client:
+        answer = await client.post("/v1/embeddings", json=_body())
+    assert answer.status_code == 500
+    assert answer.content == b'{"code":50507,"message":"Request failed: Unknown error","data":""}'
+    (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "a secret of the inside" in caplog.text
+    assert logged.fields == {"trace_id": answer.headers["x-siliconcloud-trace-id"]}
+
+
+async def test_a_request_that_takes_too_long_is_a_504() -> None:
+    """When its time is over while the engine still works, the client is told; the service goes on."""
+    async with fake_service(requests=RequestSettings(timeout_ms=20)) as service, service.client() as client:
+        service.engine.hold()
+        answer = await client.post("/v1/embeddings", json=_body())
+        assert answer.status_code == 504
+        assert answer.content == b'"Request timed out after 0.02 s. Please try again later."'
+
+
+async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: FakeService) -> None:
+    """A request that no thread takes up in time expires, and is not tokenised afterwards."""
+    free = threading.Event()
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(free.wait)
+        pipeline = Pipeline(service.pipeline.models, OpenGate(), RequestSettings(timeout_ms=20), threads)
+        async with asyncio.timeout(5):
+            with pytest.raises(DeadlineExceeded, match=r"after 0\.02 s"):
+                await pipeline.embed(REQUEST, CALLER)
+        free.set()
+    assert service.engine.batches == []
+
+
+async def test_a_request_out_of_time_is_told_how_long_it_was_given(service: FakeService) -> None:
+    """However little of its time was left for the engine, the message names the whole of it."""
+    late = RequestSettings(timeout_ms=5_000)
+    with ThreadPoolExecutor(1) as threads:
+        pipeline = Pipeline(service.pipeline.models, OpenGate(), late, threads, lambda: time.monotonic() - 10)
+        with pytest.raises(DeadlineExceeded, match="after 5 s"):
+            await pipeline.embed(REQUEST, CALLER)
+
+
+async def test_no_room_is_a_503_that_says_when_to_come_again() -> None:
+    """With the waiting room full a request is refused at once, with a Retry-After header."""
+    async with fake_service(queue=QueueSettings(max_tokens=64)) as service, service.client() as client:
+        service.engine.hold()
+        computed = asyncio.create_task(client.post("/v1/embeddings", json=_body(62)))
+        await service.engine.entered.wait()
+        waiting = [asyncio.create_task(client.post("/v1/embeddings", json=_body(62))) for _ in range(2)]
+        (refused,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert refused.result().status_code == 503
+        assert refused.result().headers["retry-after"] == "1"
+        assert refused.result().content == (
+            b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":""}'
+        )
+        service.engine.release()
+        answered = {(await task).status_code for task in [computed, *waiting]}
+    assert answered == {200, 503}
+
+
+async def test_a_service_that_stops_answers_what_it_cannot_finish(request_log: RequestLog) -> None:
+    """When the grace period is over, a request still in the engine is told 503 instead of losing its connection."""
+    async with fake_service() as service, httpx.AsyncClient() as client:
+        async with listening(service.app, timeout_graceful_shutdown=0) as url:
+            service.engine.hold()
+            call = asyncio.create_task(client.post(url.join("/v1/embeddings"), json=_body()))
+            await service.engine.entered.wait()
+        answer = await call
+    assert answer.status_code == 503
+    assert answer.json()["code"] == 50505
+    assert (await request_log.next())["status"] == 503

@@ -1,0 +1,122 @@
+"""The order of the steps of one request, and the line it leaves in the log."""
+
+import httpx
+import pytest
+
+from quartzite.admission.gate import Caller, OpenGate, Permit
+from quartzite.domain import Embedded, EmbeddingRequest, TextItem
+from quartzite.errors import InvalidParameter, Overloaded, RequestFailure, UnknownModel
+from serving import CLASSIC, CUTTABLE, FakeService, RequestLog, fake_service
+
+CALLER = Caller("Bearer key", "ti_1")
+REQUEST = EmbeddingRequest(CLASSIC, (TextItem("one"), TextItem("two", "input[1]")))
+
+
+class _Noting(OpenGate):
+    """Notes what it is asked, and refuses at the step named."""
+
+    def __init__(self, refuse_at: str | None = None) -> None:
+        self.asked: list[tuple[object, ...]] = []
+        self._refuse_at = refuse_at
+
+    def _note(self, step: str, *said: object) -> None:
+        self.asked.append((step, *said))
+        if step == self._refuse_at:
+            raise Overloaded
+
+    async def admit(self, caller: Caller) -> Permit:
+        self._note("admit", caller)
+        return await super().admit(caller)
+
+    async def charge(self, permit: Permit, model: str, tokens: int) -> None:
+        self._note("charge", permit.caller, model, tokens)
+
+    async def record(self, permit: Permit, answer: Embedded) -> None:
+        self._note("record", permit.caller, answer.model, answer.tokens)
+
+
+async def test_the_gate_is_asked_first_before_the_engine_and_before_the_answer() -> None:
+    """Admitted, charged for all tokens of the request, recorded with the same count: in this order, once each."""
+    gate = _Noting()
+    async with fake_service(gate=gate) as service:
+        answer = await service.pipeline.embed(REQUEST, CALLER)
+        tokens = sum(sum(batch) for batch in service.engine.batches)
+    assert answer.tokens == tokens
+    assert gate.asked == [
+        ("admit", CALLER),
+        ("charge", CALLER, CLASSIC, tokens),
+        ("record", CALLER, CLASSIC, tokens),
+    ]
+
+
+@pytest.mark.parametrize("step", ["admit", "charge"])
+async def test_a_refusal_at_the_gate_costs_the_engine_nothing(step: str) -> None:
+    """Who is not let in, or cannot pay, is told before any vector is computed."""
+    async with fake_service(gate=_Noting(refuse_at=step)) as service:
+        with pytest.raises(Overloaded):
+            await service.pipeline.embed(REQUEST, CALLER)
+        assert service.engine.batches == []
+
+
+async def test_an_answer_that_cannot_be_recorded_does_not_leave() -> None:
+    """What is not written down was not given."""
+    async with fake_service(gate=_Noting(refuse_at="record")) as service:
+        with pytest.raises(Overloaded):
+            await service.pipeline.embed(REQUEST, CALLER)
+
+
+@pytest.mark.parametrize(
+    ("request_", "failure"),
+    [
+        (EmbeddingRequest("no/such", REQUEST.items), UnknownModel),
+        (EmbeddingRequest(CLASSIC, REQUEST.items, dimensions=4), InvalidParameter),
+        (EmbeddingRequest(CUTTABLE, REQUEST.items, dimensions=3), InvalidParameter),
+    ],
+)
+async def test_what_a_model_cannot_do_is_refused_before_tokenising(
+    request_: EmbeddingRequest, failure: type[RequestFailure]
+) -> None:
+    """Model and `dimensions` are checked after the gate and before any work."""
+    gate = _Noting()
+    async with fake_service(gate=gate) as service:
+        with pytest.raises(failure):
+            await service.pipeline.embed(request_, CALLER)
+    assert [asked[0] for asked in gate.asked] == ["admit"]
+
+
+async def test_timings_say_where_the_time_went(service: FakeService) -> None:
+    """Each stage has taken some time and no stage more than is possible."""
+    timings = (await service.pipeline.embed(REQUEST, CALLER)).timings
+    assert 0 < timings.tokenise_s < 5
+    assert 0 <= timings.queue_s < 5
+    assert 0 <= timings.engine_s < 5
+
+
+async def test_one_line_tells_of_a_request_without_its_content(
+    client: httpx.AsyncClient, request_log: RequestLog
+) -> None:
+    """Counts, times and names are logged, and nothing of what was sent."""
+    body = {"model": CLASSIC, "input": ["secret words", "more"], "user": "secret user"}
+    answer = await client.post("/v1/embeddings?secret=query", json=body, headers={"Authorization": "Bearer secret"})
+    line = await request_log.next()
+    assert line.pop("ms") > 0
+    assert line.pop("queue_ms") >= 0
+    assert line.pop("engine_ms") >= 0
+    assert line == {
+        "trace_id": answer.headers["x-siliconcloud-trace-id"],
+        "method": "POST",
+        "path": "/v1/embeddings",
+        "status": 200,
+        "model": CLASSIC,
+        "items": 2,
+        "tokens": answer.json()["usage"]["total_tokens"],
+    }
+    assert "secret" not in str(line)
+
+
+async def test_what_a_client_makes_up_is_logged_in_short(client: httpx.AsyncClient, request_log: RequestLog) -> None:
+    """Paths and model names as long as a client likes take at most 200 characters of the log."""
+    await client.get("/" + "x" * 5000)
+    assert len((await request_log.next())["path"]) == 200
+    await client.post("/v1/embeddings", json={"model": "m" * 5000, "input": "a"})
+    assert len((await request_log.next())["model"]) == 200
