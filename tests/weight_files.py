@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
 from numpy.typing import NDArray
 
 from quartzite.weights.tensor import STORED_AS, Tensor
 
 FIXTURES = Path(__file__).parent / "fixtures" / "weights"
 Array = NDArray[np.generic]
+Tensors = dict[str, tuple[str, Array]]  # name to dtype and values
 
 STORAGE_NAMES = {
     "F32": "FloatStorage",
@@ -42,7 +45,7 @@ def bf16_bits(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     return (np.ascontiguousarray(values).view(np.uint32) >> 16).astype(np.uint16).reshape(values.shape)
 
 
-def one_of_each_dtype() -> dict[str, tuple[str, Array]]:
+def one_of_each_dtype() -> Tensors:
     """Return name to dtype and values: what scripts/make_weight_fixtures.py saved under the same names."""
     small = np.arange(3) - 1
     return {
@@ -61,7 +64,7 @@ def one_of_each_dtype() -> dict[str, tuple[str, Array]]:
     }
 
 
-def assert_same(found: Mapping[str, Tensor], expected: Mapping[str, tuple[str, Array]]) -> None:
+def assert_same(found: Mapping[str, Tensor], expected: Tensors) -> None:
     """Assert that names, dtypes, shapes and every value agree."""
     assert sorted(found) == sorted(expected)
     for name, (dtype, values) in expected.items():
@@ -110,9 +113,7 @@ def safetensors(header: Mapping[str, object] | bytes, data: bytes = b"", length:
     return struct.pack("<Q", len(raw) if length is None else length) + raw + data
 
 
-def safetensors_of(
-    tensors: Mapping[str, tuple[str, Array]], metadata: Mapping[str, str] | None = None, shift: int = 0
-) -> bytes:
+def safetensors_of(tensors: Tensors, metadata: Mapping[str, str] | None = None, shift: int = 0) -> bytes:
     """Return the bytes of a safetensors file with `tensors` in order; `shift` more spaces follow the header."""
     header: dict[str, object] = {} if metadata is None else {"__metadata__": dict(metadata)}
     data = b""
@@ -206,7 +207,7 @@ def aligned_entry(zipped: zipfile.ZipFile, path: str, alignment: int = 64, zip64
     return info
 
 
-def torch_zip_of(tensors: Mapping[str, tuple[str, Array]], metadata: bytes = METADATA) -> bytes:
+def torch_zip_of(tensors: Tensors, metadata: bytes = METADATA) -> bytes:
     """Return the bytes of a torch file with `tensors`, each in a storage of its own."""
     storages = {str(place): values.tobytes() for place, (_, values) in enumerate(tensors.values())}
     pickled = {
@@ -214,3 +215,36 @@ def torch_zip_of(tensors: Mapping[str, tuple[str, Array]], metadata: bytes = MET
         for place, (key, (dtype, values)) in enumerate(tensors.items())
     }
     return archive(state_dict(pickled, metadata), storages)
+
+
+# --- what hypothesis draws ---
+
+
+@st.composite
+def stored_values(draw: st.DrawFn) -> tuple[str, Array]:
+    """Draw a dtype, and small values of it in a shape that may be empty or a scalar's."""
+    dtype = draw(st.sampled_from(sorted(STORED_AS)))
+    shape = draw(st_numpy.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4))
+    return dtype, draw(st_numpy.arrays(STORED_AS[dtype], shape))
+
+
+@st.composite
+def mutations(draw: st.DrawFn, content: bytes) -> bytes:
+    """Draw `content` with a bit or byte changed, bytes lost, doubled or added, or its end cut, once or twice."""
+    damaged = bytearray(content)
+    for _ in range(draw(st.integers(1, 2))):
+        place = draw(st.integers(0, max(0, len(damaged) - 1)))
+        match draw(st.sampled_from(["bit", "byte", "bit", "byte", "bit", "lose", "double", "add", "cut"])):
+            case "bit" if damaged:
+                damaged[place] ^= 1 << draw(st.integers(0, 7))
+            case "byte" if damaged:
+                damaged[place] = draw(st.integers(0, 255))
+            case "lose":
+                del damaged[place : place + draw(st.integers(1, 20))]
+            case "double":
+                damaged[place:place] = damaged[place : place + draw(st.integers(1, 200))]
+            case "add":
+                damaged[place:place] = draw(st.binary(min_size=1, max_size=8))
+            case "cut":
+                del damaged[place:]
+    return bytes(damaged)

@@ -243,6 +243,15 @@ def test_a_compressed_storage_is_refused_with_the_way_out(tmp_path: Path) -> Non
         _read(tmp_path, file.getvalue())
 
 
+@pytest.mark.parametrize("flags", [0x1, 0x20, 0x40, 0x2000])
+def test_flags_that_change_the_meaning_of_bytes_are_refused(tmp_path: Path, flags: int) -> None:
+    """An entry marked as encrypted, patched or masked does not hold the plain bytes of a storage."""
+    flags_at = GOOD.rindex(LOCAL_DATA) - 46 + 8  # in the last mention of the entry, that of the zip directory
+    marked = GOOD[:flags_at] + flags.to_bytes(2, "little") + GOOD[flags_at + 2 :]
+    with pytest.raises(WeightsRefused):
+        _read(tmp_path, marked)
+
+
 def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:
     """Of two entries with the same name no reader could say which counts."""
     twice = _zip({"a/data.pkl": PROGRAM, "a/data.pkX": PROGRAM}).replace(b"a/data.pkX", b"a/data.pkl")

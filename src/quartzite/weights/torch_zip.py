@@ -27,7 +27,7 @@ LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, lengt
 LOCAL_SIGNATURE = b"PK\x03\x04"
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number of torch < 1.6, pickled
 UTF8_NAME = 0x800
-ENCRYPTED = 0x1
+PLAIN_FLAGS = UTF8_NAME | 0x8  # 0x8: sizes follow the data, as torch writes; other flags change what the bytes mean
 SAVE_AGAIN = "load it with torch and save it again with torch.save, or as safetensors"
 ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error)
 
@@ -65,7 +65,7 @@ class _Archive:
         entry = self._entries.get(f"{self._folder}/{name}")
         if entry is None:
             raise WeightsRefused(f"has no entry {shown(name)}")
-        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ENCRYPTED:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & ~PLAIN_FLAGS:
             raise WeightsRefused(f"the entry {shown(name)} is compressed or encrypted; {SAVE_AGAIN}")
         start = _data_start(self.mapped, entry)
         if entry.file_size != entry.compress_size or start + entry.file_size > len(self.mapped):
