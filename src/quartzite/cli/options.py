@@ -36,7 +36,10 @@ Models = Annotated[
         "folder; without it NAME is looked up in the catalogue (quartzite models list) and downloaded.",
     ),
 ]
-OneModel = Annotated[str | None, setting("models[].name", "--model", "NAME, NAME=FOLDER or NAME@REVISION.")]
+OneModel = Annotated[
+    str | None,
+    typer.Option("--model", help="NAME, NAME=FOLDER or NAME@REVISION; without it the first of the settings."),
+]
 Host = Annotated[str | None, setting("server.host", "--host")]
 PortFlag = Annotated[int | None, setting("server.port", "--port")]
 NoAuth = Annotated[bool | None, setting("server.no_auth", "--no-auth")]
