@@ -17,7 +17,7 @@ import pytest
 from huggingface_hub import close_session, constants, errors
 
 from model_folders import BERT, QWEN3, XLM_R, as_bytes, descriptions, modules
-from quartzite.config import ModelSettings
+from quartzite.config import DEFAULT_MODEL, ModelSettings
 from quartzite.errors import DownloadFailed, ModelRefused
 from quartzite.registry.catalog import FileFacts, catalog
 from quartzite.registry.files import locate, on_disk
@@ -427,6 +427,13 @@ def test_a_catalogue_name_is_asked_for_at_its_pinned_revision(hub: StubHub, tmp_
         locate(ModelSettings(name=repo), tmp_path, progress=False)
     assert f"api/models/{repo}/revision/{pinned}" in [asked.path for asked in hub.asked]
     folder = locate(ModelSettings(name=repo, revision="main"), tmp_path, progress=False)
+    assert (folder / "model.safetensors").read_bytes() == WEIGHTS
+
+
+def test_the_bundled_model_at_another_revision_comes_from_the_hub(hub: StubHub, tmp_path: Path) -> None:
+    """The package holds one revision only."""
+    hub.repositories[DEFAULT_MODEL] = Repository(_files())
+    folder = locate(ModelSettings(name=DEFAULT_MODEL, revision="main"), tmp_path, progress=False)
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
 
 
