@@ -47,6 +47,9 @@ _BYTE_LEVEL = (
     {"type": "ByteLevel", "add_prefix_space": False, "use_regex": False},
 )
 
+# Characters searched at a time: patterns hold the interpreter lock, and cannot search backwards.
+_STRIDE = 1_000
+
 _IDEOGRAPHS = r"\u4e00-\u9fa5"
 _LETTERS = rf"0-9A-Za-z\u3041-\u3096\u30a1-\u30fa\uac00-\ud7a3{_IDEOGRAPHS}"
 _STOPS = ",.;、。，；：！？"
@@ -59,10 +62,6 @@ _CUT_BY_IDEOGRAPHS = rf"(?<=[{_IDEOGRAPHS}])(?=[{_IDEOGRAPHS}])"
 _CUT_BY_SPACES = rf"(?<=[{_VISIBLE}])(?<![{_TRAILERS}])(?= (?![{_TRAILERS}])[{_VISIBLE} \r\n])"
 _CUT_BY_LINES = rf"(?<=[{_VISIBLE}])(?<![{_TRAILERS}])(?=\r?\n(?![{_TRAILERS}])[{_VISIBLE} \r\n])"
 _CUT_BY_BYTE_LEVEL = rf"(?<=\S)(?= )|(?<=[{_LETTERS}])(?=[\t\r\n{_STOPS}])"
-
-
-_STRIDE = 1_000
-"""Characters searched at a time when looking for a cut backwards, which patterns cannot do."""
 
 
 def cut_pattern(tokenizer: Tokenizer) -> re.Pattern[str] | None:
@@ -83,18 +82,16 @@ def cut_pattern(tokenizer: Tokenizer) -> re.Pattern[str] | None:
 
 
 def next_cut(pattern: re.Pattern[str], text: str, distance: int, limit: int, truncate: Side) -> int | None:
-    """Return how far from the kept end of `text` the nearest cut is that is `distance` to `limit` characters away.
+    """Return how far from the kept end of `text` the nearest cut is, at least `distance` and at most `limit` away.
 
-    The kept end is the beginning for `right` and the end for `left`. None if there is no cut in that range.
+    The kept end is the beginning for `right` and the end for `left`. None if no cut was found in that range.
     """
-    if truncate == "right":
-        match = pattern.search(text, distance, limit)
-        return match.start() if match else None
-    for far in range(distance + _STRIDE, limit + _STRIDE, _STRIDE):
-        low, high = len(text) - min(far, limit), len(text) - far + _STRIDE
+    for near in range(distance, limit, _STRIDE):
+        far = min(near + _STRIDE, limit)
+        low, high = (near, far) if truncate == "right" else (len(text) - far, len(text) - near)
         cuts = [match.start() for match in pattern.finditer(text, low, high)]
         if cuts:
-            return len(text) - cuts[-1]
+            return cuts[0] if truncate == "right" else len(text) - cuts[-1]
     return None
 
 

@@ -18,8 +18,11 @@ from quartzite.preprocess.inputs import LANGCHAIN_HINT
 _PIECE_CHARACTERS_PER_TOKEN = 6
 
 # At most the larger of the two is read of one text: this bounds the time that a text made to be slow can take.
-_MOST_CHARACTERS_PER_TOKEN = 18
-_MOST_CHARACTERS = 500_000
+_MOST_CHARACTERS_PER_TOKEN = 12
+_MOST_CHARACTERS = 200_000
+
+# Texts are handed to the library together until they have so many characters: this bounds its memory.
+_BATCH_CHARACTERS = 200_000
 
 
 class Tokeniser:
@@ -54,9 +57,8 @@ class Tokeniser:
         readings = [self._reading(item, truncate or "right") for item in items]
         unfinished = readings
         while unfinished := [r for r in unfinished if not r.whole and len(r.ids) <= self._room]:
-            pieces = [self._next_piece(reading) for reading in unfinished]
-            encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
-            for reading, encoding in zip(unfinished, encodings, strict=True):
+            encodings = self._tokenizer.encode_batch_fast(self._next_pieces(unfinished), add_special_tokens=False)
+            for reading, encoding in zip(unfinished, encodings, strict=False):
                 reading.add(encoding.ids)
         return [self._encoded(reading, truncate) for reading in readings]
 
@@ -82,9 +84,18 @@ class Tokeniser:
         start, end = len(self._prefix), len(ids) - len(self._suffix)
         if not np.array_equal(ids[:start], self._prefix):
             start = 0
-        if end < start or not np.array_equal(ids[end:], self._suffix):
+        if not np.array_equal(ids[end:], self._suffix):
             end = len(ids)
         return ids[start:end]
+
+    def _next_pieces(self, readings: Sequence["_Reading"]) -> list[str]:
+        """Return the next pieces of the first `readings`, of as many as make one batch."""
+        pieces: list[str] = []
+        for reading in readings:
+            pieces.append(self._next_piece(reading))
+            if sum(map(len, pieces)) >= _BATCH_CHARACTERS:
+                break
+        return pieces
 
     def _next_piece(self, reading: "_Reading") -> str:
         """Return the next characters of a text to tokenise, up to a place where tokens of the whole text end too."""
