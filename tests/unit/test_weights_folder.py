@@ -186,9 +186,16 @@ def test_a_damaged_index_is_refused(tmp_path: Path, content: bytes) -> None:
         open_weights(tmp_path)
 
 
+def test_an_index_that_is_a_list_is_called_no_object(tmp_path: Path) -> None:
+    """JSON of another kind than an object is told from broken JSON."""
+    (tmp_path / "model.safetensors.index.json").write_bytes(b"[]")
+    with pytest.raises(WeightsRefused, match="holds JSON, but no object"):
+        open_weights(tmp_path)
+
+
 def test_an_index_of_absurd_size_is_not_read(tmp_path: Path) -> None:
     """An index beyond the limit is refused before it is read into memory."""
     with (tmp_path / "model.safetensors.index.json").open("wb") as index:
-        index.truncate(100_000_001)
-    with pytest.raises(WeightsRefused, match="has 100000001 bytes, at most 100000000"):
+        index.truncate(2**24 + 1)
+    with pytest.raises(WeightsRefused, match="has 16777217 bytes, at most 16777216"):
         open_weights(tmp_path)

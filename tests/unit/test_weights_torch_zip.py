@@ -1,6 +1,7 @@
 """Reading files written by torch.save."""
 
 import io
+import struct
 import zipfile
 from pathlib import Path
 
@@ -212,7 +213,7 @@ REFUSED = {
     "compressed pickle": (_zip({"a/data.pkl": PROGRAM}, zipfile.ZIP_DEFLATED), "'data.pkl' is compressed"),
     "big-endian": (archive(PROGRAM, {"0": SIX}, byteorder=b"big"), "byte order"),
     "byte order of megabytes": (archive(PROGRAM, {"0": SIX}, byteorder=b"little" * 100), "'byteorder' has 600 bytes"),
-    "pickle of megabytes": (archive(PROGRAM + b"x" * 2**21, {"0": SIX}), r"'data\.pkl' has .* bytes, at most"),
+    "pickle of megabytes": (archive(PROGRAM + b"x" * 2**20, {"0": SIX}), r"'data\.pkl' has .* bytes, at most"),
     "storage missing": (archive(PROGRAM, {}), "tensor 'a': has no entry 'data/0'"),
     "storage too short": (archive(PROGRAM, {"0": SIX[:-4]}), "tensor 'a': its storage has 20 bytes"),
     "storage too long": (archive(PROGRAM, {"0": SIX + b"1234"}), "tensor 'a': its storage has 28 bytes"),
@@ -243,13 +244,42 @@ def test_a_compressed_storage_is_refused_with_the_way_out(tmp_path: Path) -> Non
         _read(tmp_path, file.getvalue())
 
 
+def _with_entry_changed(offset: int, values: bytes) -> bytes:
+    """Return the good file with `values` in the zip directory's record of the storage, `offset` bytes into it."""
+    place = GOOD.rindex(LOCAL_DATA) - 46 + offset
+    return GOOD[:place] + values + GOOD[place + len(values) :]
+
+
 @pytest.mark.parametrize("flags", [0x1, 0x20, 0x40, 0x2000])
 def test_flags_that_change_the_meaning_of_bytes_are_refused(tmp_path: Path, flags: int) -> None:
     """An entry marked as encrypted, patched or masked does not hold the plain bytes of a storage."""
-    flags_at = GOOD.rindex(LOCAL_DATA) - 46 + 8  # in the last mention of the entry, that of the zip directory
-    marked = GOOD[:flags_at] + flags.to_bytes(2, "little") + GOOD[flags_at + 2 :]
     with pytest.raises(WeightsRefused):
-        _read(tmp_path, marked)
+        _read(tmp_path, _with_entry_changed(8, struct.pack("<H", flags)))
+
+
+@pytest.mark.parametrize("sizes", [(2**31, 2**31), (24, 2**31), (2**31, 24), (25, 24)])
+def test_an_entry_that_cannot_have_its_size_is_refused(tmp_path: Path, sizes: tuple[int, int]) -> None:
+    """An entry larger than the file, or of two sizes at once, is refused before anything is made of it."""
+    with pytest.raises(WeightsRefused, match="'data/0' reaches beyond the end of the file, or has two sizes"):
+        _read(tmp_path, _with_entry_changed(20, struct.pack("<II", *sizes)))
+
+
+@pytest.mark.parametrize("offset", [2**31, len(GOOD) - 29, len(GOOD)])
+def test_an_entry_outside_of_the_file_is_refused(tmp_path: Path, offset: int) -> None:
+    """A local header that would not lie inside the file is not looked for."""
+    with pytest.raises(WeightsRefused, match="'archive/data/0' lies outside of the file"):
+        _read(tmp_path, _with_entry_changed(42, struct.pack("<I", offset)))
+
+
+def test_a_zip_directory_of_absurd_size_is_not_read(tmp_path: Path) -> None:
+    """A directory that claims to fill a file of a gigabyte is refused before it is read into memory."""
+    size = 2**30
+    path = tmp_path / "pytorch_model.bin"
+    with path.open("wb") as file:
+        file.seek(size)
+        file.write(struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, 1, 1, size, 0, 0))
+    with flat_memory(), pytest.raises(WeightsRefused, match="zip directory takes 1073741824 bytes, at most 4194304"):
+        read_torch_zip(path)
 
 
 def test_two_entries_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -47,7 +47,9 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
 def _header_length(mapped: mmap.mmap) -> int:
     length = int.from_bytes(mapped[:LENGTH_BYTES], "little")
     if length > LARGEST_JSON_BYTES:
-        raise WeightsRefused(f"is no safetensors file: a header of {length} bytes is beyond the format's limit")
+        raise WeightsRefused(
+            f"is no safetensors file, or has a header of {length} bytes; at most {LARGEST_JSON_BYTES} are read"
+        )
     if LENGTH_BYTES + length > len(mapped):
         raise WeightsRefused(f"is truncated: the header has {length} bytes, the file {len(mapped)}")
     return length

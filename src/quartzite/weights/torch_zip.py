@@ -21,7 +21,7 @@ from quartzite.weights.pickled import Storage, StoredTensor, read_state_dict
 from quartzite.weights.tensor import Tensor
 from quartzite.weights.wording import clipped, naming, shown
 
-LARGEST_PICKLE_BYTES = 2 * 1024 * 1024  # about 13,000 tensors
+LARGEST_PICKLE_BYTES = 1024 * 1024  # about 6,500 tensors; what refusing the worst of them may take grows with it
 LARGEST_DIRECTORY_BYTES = 4 * 1024 * 1024
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, length of the name, length of the extra field
 LOCAL_SIGNATURE = b"PK\x03\x04"
@@ -69,7 +69,7 @@ class _Archive:
             raise WeightsRefused(f"the entry {shown(name)} is compressed or encrypted; {SAVE_AGAIN}")
         start = _data_start(self.mapped, entry)
         if entry.file_size != entry.compress_size or start + entry.file_size > len(self.mapped):
-            raise WeightsRefused(f"the entry {shown(name)} reaches beyond the end of the file")
+            raise WeightsRefused(f"the entry {shown(name)} reaches beyond the end of the file, or has two sizes")
         return start, entry.file_size
 
     def pickle(self) -> bytes:
