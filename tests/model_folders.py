@@ -1,9 +1,17 @@
 """Model folders as they are published, small enough to write in a test: descriptions only, weights of a few bytes."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from quartzite.registry.card import ModelCard
+from quartzite.registry.catalog import CatalogEntry
+from quartzite.registry.folder import read_card
+
+WEIGHTS = bytes(range(256)) * 8
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 
 BERT: dict[str, Any] = {
     "architectures": ["BertModel"],
@@ -59,6 +67,9 @@ POOLING_FLAGS = {
 }
 
 
+QWEN3_POOLING = {"word_embedding_dimension": 128, "pooling_mode_lasttoken": True, "include_prompt": True}
+
+
 def modules(*kinds: str) -> list[dict[str, Any]]:
     """The modules.json of a chain, spelled as versions 2 to 4 of sentence-transformers do."""
     return [
@@ -89,3 +100,27 @@ def write(folder: Path, files: Mapping[str, Any]) -> Path:
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
     return folder
+
+
+def model_files(
+    weights: tuple[str, ...] = ("model.safetensors",),
+    config: Mapping[str, Any] = BERT,
+    changes: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """A whole repository: `descriptions`, and under each name in `weights` bytes of its own, first `WEIGHTS`."""
+    return as_bytes(descriptions(config, changes) | {path: WEIGHTS[i:] for i, path in enumerate(weights)})
+
+
+def card_of(
+    folder: Path,
+    config: Mapping[str, Any] = BERT,
+    files: Mapping[str, Any] | None = None,
+    entry: CatalogEntry | None = None,
+) -> ModelCard:
+    """The card of a folder with `config`, its other files changed by `files`."""
+    return read_card("tests/model", write(folder, descriptions(config, files)), entry)
+
+
+def qwen3_card_of(folder: Path, **changes: Any) -> ModelCard:
+    """The card of a Qwen3 folder with `changes` in its config.json."""
+    return card_of(folder, QWEN3 | changes, {"1_Pooling/config.json": QWEN3_POOLING})

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+NAME = "tests/model"
 COMMIT = "c0ffee" * 6 + "beef"
 LARGE_BYTES = 64  # files above this are stored by their SHA-256, as large files are on a real hub
 
