@@ -48,10 +48,11 @@ test-heavy: $(VENV_DEV)/.ready ## the tests of full-size shapes: minutes, and gi
 
 references: $(VENV_REFERENCE)/.ready ## make .venv-reference: PyTorch and transformers, for golden files and comparisons
 
-golden: $(VENV_REFERENCE)/.ready ## compute the golden files anew with transformers
-	@$(VENV_REFERENCE)/bin/python scripts/make_golden.py $(ARGS)
+golden: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## compute the golden files anew with transformers; ARGS=--check compares only
+	@minilm=$$($(VENV)/bin/quartzite models pull sentence-transformers/all-MiniLM-L6-v2) && \
+		$(VENV_REFERENCE)/bin/python scripts/make_golden.py --minilm "$$minilm" $(ARGS)
 
-bench-engine: $(VENV_REFERENCE)/.ready ## tokens per second of the engine and of sentence-transformers
+bench-engine: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## tokens per second of the engine and of sentence-transformers
 	@$(VENV_REFERENCE)/bin/python benchmarks/engine.py $(ARGS)
 
 lock: $(VENV_LOCK)/.ready ## resolve pyproject.toml into the locks; UPGRADE=1 takes the newest versions
@@ -86,7 +87,11 @@ $(VENV_DEV)/.locked: requirements/dev.txt
 	@$(VENV_DEV)/bin/python $(LOCKED) $<
 	@touch $@
 
-$(VENV_REFERENCE)/.locked: requirements/reference.txt
+$(VENV_DEV)/.ready: $(VENV_DEV)/.locked pyproject.toml
+	@$(VENV_DEV)/bin/python $(THIS)
+	@touch $@
+
+$(VENV_REFERENCE)/.ready: requirements/reference.txt
 	$(call new-venv,$(VENV_REFERENCE),PyTorch and more: a gigabyte on disk; some minutes)
 	@$(VENV_REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
@@ -94,10 +99,6 @@ $(VENV_REFERENCE)/.locked: requirements/reference.txt
 $(VENV_LOCK)/.ready: requirements/lock.txt
 	$(call new-venv,$(VENV_LOCK),25 MB to download)
 	@$(VENV_LOCK)/bin/python $(PIP_INSTALL) -r $<
-	@touch $@
-
-$(VENV_DEV)/.ready $(VENV_REFERENCE)/.ready: %/.ready: %/.locked pyproject.toml
-	@$*/bin/python $(THIS)
 	@touch $@
 
 define new-venv

@@ -112,7 +112,7 @@ def test_pulled_models_are_listed_as_on_disk(cache: Path) -> None:
     """What `pull` fetched is where it says, and `list` finds it there."""
     pulled = run("models", "pull", MODEL, cache=cache)
     assert pulled.returncode == 0
-    folder = pulled.stdout.removeprefix(f"{MODEL} is in ").rpartition(" (")[0]
+    folder = pulled.stdout.strip()
     assert (Path(folder) / "model.safetensors").exists()
     listed = run("models", "list", cache=cache)
     assert listed.returncode == 0

@@ -51,13 +51,14 @@ def pull(
     cache: CacheFolder = None,
     config: ConfigFile = None,
 ) -> None:
-    """Fetch the files of a model, verify them, and say where they are."""
+    """Fetch the files of a model, verify them, and print the folder they are in."""
     from quartzite.registry.files import locate
 
     settings = settings_of(config, [name], {"cache.folder": cache})
     set_up_logging(settings.server.log_format)
     folder = locate(settings.models[0], settings.cache.path, progress=True)
-    typer.echo(f"{settings.models[0].name} is in {folder} ({_in_units(_size_bytes(folder))})")
+    typer.echo(f"{settings.models[0].name}: {_in_units(_size_bytes(folder))}, in", err=True)
+    typer.echo(folder)
 
 
 def check(
