@@ -49,6 +49,16 @@ async def test_the_gate_is_asked_first_before_the_engine_and_before_the_answer()
     ]
 
 
+@pytest.mark.parametrize("authorization", ["Bearer key", None])
+async def test_the_gate_gets_the_header_and_the_trace_id_of_the_request(authorization: str | None) -> None:
+    """What a caller says of itself reaches the gate as it was sent."""
+    gate = _Noting()
+    headers = {"Authorization": authorization} if authorization else {}
+    async with fake_service(gate=gate) as service, service.client() as client:
+        answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": "a"}, headers=headers)
+    assert gate.asked[0] == ("admit", Caller(authorization, answer.headers["x-siliconcloud-trace-id"]))
+
+
 @pytest.mark.parametrize("step", ["admit", "charge"])
 async def test_a_refusal_at_the_gate_costs_the_engine_nothing(step: str) -> None:
     """Who is not let in, or cannot pay, is told before any vector is computed."""
