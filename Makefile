@@ -72,7 +72,7 @@ clean: ## remove the environments, caches and builds; model files stay
 # .locked: the environment holds its lock. .ready: and this project, which needs a new entry when pyproject.toml changes.
 # pip's own bytecode and setuptools (Python 3.11 brings it) are not needed and would be 20 MB of 400.
 $(VENV)/.locked: requirements/serve.txt
-	$(call new-venv,$(VENV),170 MB to download; half a minute to a few)
+	$(call new-venv,$(VENV),170 MB to download; half a minute to a few minutes)
 	@$(VENV)/bin/python $(LOCKED) $<
 	@$(VENV)/bin/python -m pip uninstall --quiet --yes setuptools 2>/dev/null || true
 	@touch $@
@@ -83,7 +83,7 @@ $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@touch $@
 
 $(VENV_DEV)/.locked: requirements/dev.txt
-	$(call new-venv,$(VENV_DEV),220 MB to download; half a minute to a few)
+	$(call new-venv,$(VENV_DEV),220 MB to download; half a minute to a few minutes)
 	@$(VENV_DEV)/bin/python $(LOCKED) $<
 	@touch $@
 

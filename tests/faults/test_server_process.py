@@ -17,7 +17,7 @@ from quartzite.errors import StartFailure
 
 PROGRAM = """
 import asyncio, socket, sys
-from quartzite.cli.server import Server, new_event_loop
+from quartzite.cli.server import Server
 
 listener = socket.create_server(("127.0.0.1", 0))
 
@@ -33,8 +33,7 @@ async def serve():
     server = Server(app, int(sys.argv[1]), lambda: print(listener.getsockname()[1], flush=True))
     await server.serve([listener])
 
-with asyncio.Runner(loop_factory=new_event_loop) as runner:
-    runner.run(serve())
+asyncio.run(serve())
 print("ended", flush=True)
 """
 

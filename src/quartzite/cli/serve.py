@@ -33,7 +33,11 @@ from quartzite.errors import StartFailure
 from quartzite.telemetry.logs import set_up_logging
 
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from collections.abc import Callable
+
     from quartzite.bootstrap import Service
+    from quartzite.cli.server import Server
 
 ShowSettings = Annotated[
     bool, typer.Option("--show-settings", help="Print the settings in force as a settings file, and stop.")
@@ -82,22 +86,40 @@ def serve(
 def _run(settings: Settings, listener: socket.socket) -> None:
     import asyncio
 
-    from quartzite.cli.server import new_event_loop
-
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
+    with asyncio.Runner(loop_factory=_event_loop()) as runner:
         runner.run(_serve(settings, listener))
     typer.echo("Stopped.")
 
 
-async def _serve(settings: Settings, listener: socket.socket) -> None:
-    from quartzite.bootstrap import running, web_app
-    from quartzite.cli.server import Server
+def _event_loop() -> "Callable[[], AbstractEventLoop] | None":
+    """Return what makes uvloop's event loop, or None for the standard one on systems that uvloop does not support."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
+
+async def _serve(settings: Settings, listener: socket.socket) -> None:
+    from asyncio import create_task, to_thread
+
+    from quartzite.bootstrap import running, web_app
+
+    importing = create_task(to_thread(_import_web))
     async with running(settings) as service:
+        server_class = await importing
         app = web_app(service, settings)
-        server = Server(app, settings.server.shutdown_grace_s, lambda: typer.echo(greeting(service, listener)))
+        server = server_class(app, settings.server.shutdown_grace_s, lambda: typer.echo(greeting(service, listener)))
         with _port_failures(settings.server):
             await server.serve([listener])
+
+
+def _import_web() -> "type[Server]":
+    """Import what only serving needs: on a thread, for it takes as long as loading a small model does."""
+    import quartzite.web.app  # noqa: F401
+    from quartzite.cli.server import Server
+
+    return Server
 
 
 @contextmanager

@@ -1,6 +1,5 @@
-"""The HTTP server process around the application: event loop, signals, graceful end. Knows nothing of embeddings."""
+"""The HTTP server around the application: connections, signals, graceful end. Knows nothing of embeddings."""
 
-import asyncio
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -59,12 +58,3 @@ class Server(uvicorn.Server):
             f"{self.config.timeout_graceful_shutdown} s. A second signal stops at once."
         )
         self.should_exit = True
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return uvloop's event loop, or the standard one on systems that uvloop does not support."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    return uvloop.new_event_loop()
