@@ -129,7 +129,7 @@ def test_a_text_that_is_read_in_pieces_may_have_exactly_the_maximum() -> None:
 @pytest.mark.parametrize("truncate", SIDES)
 def test_cutting_sparse_text_puts_its_pieces_together_in_order(file: Path, truncate: Side) -> None:
     """Where a piece gives few tokens the next ones are read, from either end."""
-    text = (" " * 49).join(f"{word}{n}" for n, word in enumerate(SENTENCE.split() * 20))
+    text = (" " * 99).join(f"{word}{n}" for n, word in enumerate(SENTENCE.split() * 20))
     assert ids_of(file, text, max_tokens=30, truncate=truncate) == [library_ids(file, text, 30, truncate)]
 
 
