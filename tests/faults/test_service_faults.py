@@ -8,12 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
 from quartzite.admission.gate import Caller, OpenGate, Permit
 from quartzite.config import QueueSettings, RequestSettings
 from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
 from quartzite.pipeline import Pipeline
+from quartzite.web.tracing import Traced
 from serving import CLASSIC, FakeService, RequestLog, fake_service, listening
 
 REQUEST = EmbeddingRequest(CLASSIC, (TextItem("text"),))
@@ -100,3 +102,23 @@ async def test_a_service_that_stops_answers_what_it_cannot_finish(request_log: R
     assert answer.status_code == 503
     assert answer.json()["code"] == 50505
     assert (await request_log.next())["status"] == 503
+
+
+async def test_an_answer_that_breaks_off_is_not_followed_by_another(request_log: RequestLog) -> None:
+    """When a failure comes after the head of an answer, nothing more is sent: the server closes the connection."""
+
+    async def breaking(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    await Traced(breaking)({"type": "http", "method": "GET", "path": "/"}, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert (await request_log.next())["status"] == 200
