@@ -149,14 +149,14 @@ def _wordpieces(bpe: Tokenizer, corpus: list[str]) -> list[str]:
 def _settle(file: Path, tokenizer: Tokenizer, *, write: bool) -> bool:
     """Return whether the file holds the tokenizer already; write it otherwise, when allowed."""
     description = json.loads(tokenizer.to_str())
-    if file.exists() and _same(json.loads(file.read_text(encoding="utf-8")), description):
+    if file.exists() and same(json.loads(file.read_text(encoding="utf-8")), description):
         return True
     if write:
         file.write_text(json.dumps(description, ensure_ascii=False) + "\n", encoding="utf-8")
     return False
 
 
-def _same(committed: Description, trained: Description) -> bool:
+def same(committed: Description, trained: Description) -> bool:
     """Compare two tokenizer descriptions; Unigram scores, sums in an order of chance, may differ in the third digit."""
     return _unscored(committed) == _unscored(trained) and all(
         math.isclose(committed_score, trained_score, abs_tol=0.02)
