@@ -42,6 +42,7 @@ def test_any_json_object_is_read_or_refused_by_name(fields: dict[str, object]) -
         assert request.encoding == (fields.get("encoding_format") or "float")
         assert request.truncate == fields.get("truncate")
         assert request.dimensions is None or (type(request.dimensions) is int and request.dimensions >= 1)
+        assert request.user is None or isinstance(request.user, str)
         assert request.items
 
 
