@@ -271,6 +271,12 @@ def test_an_entry_outside_of_the_file_is_refused(tmp_path: Path, offset: int) ->
         _read(tmp_path, _with_entry_changed(42, struct.pack("<I", offset)))
 
 
+def test_a_zip_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    """An entry that asks for more of a zip reader than there is today is refused."""
+    with pytest.raises(WeightsRefused, match=r"no intact zip archive.*version 9\.9"):
+        _read(tmp_path, _with_entry_changed(6, struct.pack("<H", 99)))
+
+
 def test_a_zip_directory_of_absurd_size_is_not_read(tmp_path: Path) -> None:
     """A directory that claims to fill a file of a gigabyte is refused before it is read into memory."""
     size = 2**30
