@@ -130,10 +130,10 @@ class _Loading:
         file = card.folder / "tokenizer.json"
         tokeniser = await asyncio.to_thread(Tokeniser, file, card.max_tokens, card.shape.vocabulary)
         engine = await asyncio.to_thread(self._load, card, settings, self._settings.cache.path)
-        self._stack.push_async_callback(engine.close)
         batcher = Batcher(engine, self._settings.queue)
         await batcher.start()
-        self._stack.push_async_callback(batcher.stop)
+        # The engine is closed with its batcher; requests have had their time to end before that.
+        self._stack.push_async_callback(batcher.stop, grace_s=0)
         return engine, tokeniser, batcher
 
 

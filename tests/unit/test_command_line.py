@@ -48,8 +48,8 @@ def test_flags_not_given_leave_the_file_as_it_is(tmp_path: Path) -> None:
     """None stands for a flag that was not given; all others win over the file."""
     file = tmp_path / "quartzite.toml"
     file.write_text("[server]\nport = 1\nhost = '127.0.0.3'\n", encoding="utf-8")
-    settings = settings_of(file, [], {"server.port": 2, "server.host": None, "engine.precision": "f32"})
-    assert (settings.server.port, settings.server.host, settings.engine.precision) == (2, "127.0.0.3", "f32")
+    settings = settings_of(file, [], {"server.port": 0, "server.host": None, "engine.precision": "f32"})
+    assert (settings.server.port, settings.server.host, settings.engine.precision) == (0, "127.0.0.3", "f32")
 
 
 def test_shown_settings_are_a_settings_file(tmp_path: Path) -> None:
@@ -58,6 +58,7 @@ def test_shown_settings_are_a_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "shown.toml"
     file.write_text(as_toml(settings), encoding="utf-8")
     assert read_settings(file, {}) == settings
+    assert "\n# TCP port to listen on; 0 takes a free one.\nport = 8000\n" in as_toml(settings)
 
 
 def test_each_flag_is_an_environment_variable_too(
