@@ -1,5 +1,6 @@
 """Text and token arrays to ids: special tokens, the maximum, cuts, and what is refused."""
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -162,7 +163,7 @@ def test_texts_made_to_be_slow_are_refused_after_a_bounded_part(unit: str, trunc
     with pytest.raises(InvalidParameter) as caught:
         ids_of(WORDPIECE, "a", text, max_tokens=16, truncate=truncate)
     assert caught.value.pointer == "input[1]"
-    assert f"`input[1]` has {len(text)} characters, and 200000 of them were not enough" in caught.value.message
+    assert f"`input[1]` has {len(text)} characters. At most 200000 of them are read" in caught.value.message
 
 
 @pytest.mark.parametrize("truncate", SIDES)
@@ -171,7 +172,7 @@ def test_a_tokenizer_that_texts_cannot_be_cut_for_is_given_whole_texts(copy: Cop
     file = copy(WORDPIECE, pre_tokenizer={"type": "Whitespace"})
     long = SENTENCE * 100
     assert ids_of(file, long, max_tokens=16, truncate=truncate) == [library_ids(file, long, 16, truncate)]
-    with pytest.raises(InvalidParameter, match="200000 of them were not enough"):
+    with pytest.raises(InvalidParameter, match="At most 200000 of them are read"):
         ids_of(file, SENTENCE * 10_000, max_tokens=16, truncate=truncate)
 
 
@@ -256,6 +257,14 @@ def test_a_maximum_without_room_for_text_is_refused() -> None:
     """Two special tokens fill a maximum of two."""
     with pytest.raises(ModelRefused, match="a maximum of 2 tokens leaves no room"):
         Tokeniser(WORDPIECE, 2, VOCABULARY)
+
+
+def test_a_template_that_leaves_the_text_out_is_refused(copy: Copy) -> None:
+    """What stands before and after a text must be known before token arrays can be framed."""
+    post_processor = json.loads(WORDPIECE.read_text(encoding="utf-8"))["post_processor"]
+    post_processor["single"] = post_processor["single"][:1]
+    with pytest.raises(ModelRefused, match="special tokens cannot be told"):
+        Tokeniser(copy(WORDPIECE, post_processor=post_processor), 8, VOCABULARY)
 
 
 def test_threads_may_share_one_tokeniser() -> None:

@@ -36,7 +36,7 @@ class Tokeniser:
         # Requests are tokenised side by side; threads of the library's own would only take cores from the engine.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = _load(file, vocabulary)
-        self._prefix, self._suffix = _special_tokens(self._tokenizer)
+        self._prefix, self._suffix = _special_tokens(self._tokenizer, file)
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
         self._room = max_tokens - len(self._prefix) - len(self._suffix)
@@ -106,9 +106,9 @@ class Tokeniser:
         until = next_cut(self._cuts, text, enough, limit, reading.truncate) if self._cuts else None
         if until is None and len(text) > limit:
             raise InvalidParameter(
-                f"`{reading.pointer}` has {len(text)} characters, and {limit} of them were not enough to find the "
-                f"{self._max_tokens} tokens that the model takes. Shorten it, above all its runs without spaces or of "
-                "nothing but spaces.",
+                f"`{reading.pointer}` has {len(text)} characters. At most {limit} of them are read, and those hold "
+                f"fewer than {self._max_tokens} tokens or no place where the text may be cut. Shorten it, above all "
+                "its runs without spaces or of nothing but spaces.",
                 reading.pointer,
             )
         return reading.advance(len(text) if until is None else until)
@@ -183,10 +183,13 @@ def _load(file: Path, vocabulary: int) -> Tokenizer:
     return tokenizer
 
 
-def _special_tokens(tokenizer: Tokenizer) -> tuple[Ids, Ids]:
+def _special_tokens(tokenizer: Tokenizer, file: Path) -> tuple[Ids, Ids]:
     """Return the ids that the tokenizer puts before and after every text."""
     bare = tokenizer.encode("a", add_special_tokens=False).ids
     framed = tokenizer.encode("a", add_special_tokens=True)
-    start = framed.special_tokens_mask.index(0)
-    prefix, suffix = framed.ids[:start], framed.ids[start + len(bare) :]
-    return np.array(prefix, dtype=np.int32), np.array(suffix, dtype=np.int32)
+    mask = framed.special_tokens_mask
+    start = mask.index(0) if 0 in mask else len(mask)
+    end = start + len(bare)
+    if not bare or framed.ids[start:end] != bare:
+        raise ModelRefused(f"{file}: its special tokens cannot be told from those of the text between them")
+    return np.array(framed.ids[:start], dtype=np.int32), np.array(framed.ids[end:], dtype=np.int32)
