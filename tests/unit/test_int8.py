@@ -87,3 +87,10 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(WeightsRefused, match=r"int8 weights to .*cache"):
         with_int8_products(_tensors(), ["a"], _folder(tmp_path), tmp_path / "cache")
+
+
+def test_rows_of_the_smallest_numbers_are_finite() -> None:
+    """A row whose 127th part is no number any more becomes zeros, not infinities."""
+    levels, scales = quantise_rows(np.array([[1e-45, 0.0]], dtype=np.float32))
+    assert levels.tolist() == [[0, 0]]
+    assert scales.tolist() == [[1.0]]

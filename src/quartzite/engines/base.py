@@ -30,7 +30,10 @@ class Engine(Protocol):
 
     @property
     def streams(self) -> int:
-        """How many micro-batches may be under way at the same time."""
+        """How many micro-batches may be under way at the same time.
+
+        While all of them are items over `shape.tokens`, one micro-batch more may come, to be let in between pieces.
+        """
 
     @property
     def shape(self) -> MicroBatchShape:

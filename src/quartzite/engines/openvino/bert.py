@@ -118,8 +118,8 @@ class BertInputs:
         """Return the inputs for the items of `batch` in a row of `length` places."""
         return self._arrays(pack(batch, length), slots)
 
-    def pieces(self, item: Encoded, longest: int, slots: int) -> Iterator[Arrays]:  # noqa: ARG002  attention needs it whole
-        """Yield the inputs for one item too long to share a row: the item whole, with no mask."""
+    def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:  # noqa: ARG002
+        """Yield the inputs for one item too long to share a row: the item whole, as its attention needs it; no mask."""
         arrays = dict(self._arrays(pack([item], item.tokens), slots))
         arrays["segments"] = np.zeros((1, 1), dtype=np.int32)
         yield arrays

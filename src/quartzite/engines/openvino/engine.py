@@ -40,8 +40,11 @@ class Inputs(Protocol):
     def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
         """Return the inputs for the items of `batch` in a row of `length` places."""
 
-    def pieces(self, item: Encoded, longest: int, slots: int) -> Iterator[Arrays]:
-        """Yield the inputs of the runs that together compute an item too long to share a row."""
+    def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:
+        """Yield the inputs of the runs that together compute an item too long to share a row.
+
+        Architectures that can cut an item do so at the longest of `buckets`, row lengths in ascending order.
+        """
 
 
 class OpenVinoEngine:
@@ -82,7 +85,7 @@ class OpenVinoEngine:
         longest = self.shape.tokens
         graph = self._graphs.any_length()
         run = graph.take()
-        pieces = self._inputs.pieces(item, longest, self.shape.items)
+        pieces = self._inputs.pieces(item, self.shape.buckets, self.shape.items)
         vectors: list[Vectors] = []
         try:
             run.forget()
@@ -180,9 +183,19 @@ def parallelism(settings: EngineSettings) -> tuple[int, int]:
 
 def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchShape:
     """Return the largest micro-batch of `card` and the row lengths that have, or share, a warm graph."""
-    tokens = settings.micro_batch_tokens or (128 if product_parameters(card.shape) > LARGE_MODEL_PARAMETERS else 256)
+    tokens = settings.micro_batch_tokens or _micro_batch_tokens(card)
     buckets = [16 << power for power in range(20) if 16 << power < tokens] if _is_small(card) else range(32, tokens, 32)
     return MicroBatchShape(tokens, ITEM_SLOTS, (*buckets, tokens))
+
+
+def _micro_batch_tokens(card: ModelCard) -> int:
+    """Return the shortest row that runs at full speed, so that others wait for it no longer than they must.
+
+    BERT-like models need an item whole, so their rows hold the longest usual one.
+    """
+    if isinstance(card.shape, BertShape):
+        return 256 if card.max_tokens <= 256 else 512
+    return 128 if product_parameters(card.shape) > LARGE_MODEL_PARAMETERS else 256
 
 
 def _is_small(card: ModelCard) -> bool:

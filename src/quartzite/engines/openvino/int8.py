@@ -26,8 +26,8 @@ SCALE = ".scale"
 
 def quantise_rows(matrix: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Split float32 (out, in) into int8 levels (out, in) in -127..127 and float32 scales (out, 1): levels * scales."""
-    peaks = np.abs(matrix).max(axis=1, keepdims=True)
-    scales = np.where(peaks > 0, peaks / np.float32(127), np.float32(1)).astype(np.float32)
+    scales = np.abs(matrix).max(axis=1, keepdims=True) / np.float32(127)
+    scales[scales == 0] = 1  # rows of zeros, or of numbers so small that a 127th of them is none
     levels = matrix / scales
     return np.rint(levels, out=levels).astype(np.int8), scales
 

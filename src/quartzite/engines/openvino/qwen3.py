@@ -170,10 +170,11 @@ class Qwen3Inputs:
         row = pack(batch, length)
         return self._arrays(row, row.segments, slots)
 
-    def pieces(self, item: Encoded, longest: int, slots: int) -> Iterator[Arrays]:
-        """Yield the inputs for one item too long to share a row: piece after piece of at most `longest` tokens."""
-        for start in range(0, item.tokens, longest):
-            row = pack([Encoded(item.ids[start : start + longest])], longest)
+    def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:
+        """Yield the inputs for one item too long to share a row: pieces of the longest of `buckets`, and the rest."""
+        for start in range(0, item.tokens, buckets[-1]):
+            piece = Encoded(item.ids[start : start + buckets[-1]])
+            row = pack([piece], next(length for length in buckets if length >= piece.tokens))
             row = PackedRow(row.ids, row.positions + np.int32(start), row.segments, row.lengths)
             keys = np.concatenate([np.zeros(start, dtype=np.int32), row.segments])
             yield self._arrays(row, keys, slots)

@@ -1,0 +1,179 @@
+"""The OpenVINO engine against vectors of transformers: every architecture, layout of folder, pooling and precision."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from quartzite.config import EngineSettings, Precision
+from quartzite.domain import Encoded, Vectors
+from quartzite.engines.openvino import bert, graph, qwen3, rows
+from quartzite.engines.openvino.engine import OpenVinoEngine, load
+from quartzite.registry.card import ModelCard
+from quartzite.registry.folder import read_card
+from synthetic.golden import GoldenCase
+
+Loaded = Callable[[GoldenCase, Precision], OpenVinoEngine]
+
+
+def _card(case: GoldenCase) -> ModelCard:
+    return read_card(case.name, case.card_folder, None)
+
+
+def _items(case: GoldenCase) -> list[Encoded]:
+    return [Encoded(np.array(ids, dtype=np.int32)) for ids in case.ids]
+
+
+def _embed(engine: OpenVinoEngine, batches: Sequence[Sequence[Encoded]]) -> Vectors:
+    async def run() -> Vectors:
+        return np.concatenate([await engine.embed(batch) for batch in batches])
+
+    return asyncio.run(run())
+
+
+def _cosines(one: Vectors, other: Vectors) -> Vectors:
+    dots: Vectors = (one.astype(np.float64) * other).sum(axis=1)
+    return dots / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
+    """Return the engine of a case in a precision, loaded once."""
+    engines: dict[tuple[str, Precision], OpenVinoEngine] = {}
+    cache = tmp_path_factory.mktemp("cache")
+
+    def get(case: GoldenCase, precision: Precision) -> OpenVinoEngine:
+        key = case.name, precision
+        if key not in engines:
+            engines[key] = load(_card(case), EngineSettings(precision=precision), cache)
+        return engines[key]
+
+    return get
+
+
+def _packed(items: Sequence[Encoded], engine: OpenVinoEngine, seed: int) -> tuple[list[list[Encoded]], list[int]]:
+    """Deal `items` in random order into micro-batches within the engine's shape; return them and the order."""
+    order = np.random.default_rng(seed).permutation(len(items)).tolist()
+    batches: list[list[Encoded]] = [[]]
+    for place in order:
+        tokens = sum(item.tokens for item in batches[-1]) + items[place].tokens
+        if batches[-1] and (tokens > engine.shape.tokens or len(batches[-1]) == engine.shape.items):
+            batches.append([])
+        batches[-1].append(items[place])
+    return batches, order
+
+
+@pytest.mark.parametrize(("precision", "least"), [("f32", 0.99999), ("bf16", 0.99), ("int8", 0.98)])
+def test_vectors_are_those_of_transformers(
+    case: GoldenCase, loaded: Loaded, precision: Precision, least: float
+) -> None:
+    """Every text, from one token to the model's limit, gets the reference's vector; wide random weights are harsh."""
+    engine = loaded(case, precision)
+    vectors = _embed(engine, [[item] for item in _items(case)])
+    assert vectors.dtype == np.float32
+    assert _cosines(vectors, case.vectors).min() >= least
+
+
+def test_f32_vectors_are_not_only_parallel_but_equal(case: GoldenCase, loaded: Loaded) -> None:
+    """What leaves the engine is pooled and not scaled: the lengths are the reference's too."""
+    vectors = _embed(loaded(case, "f32"), [[item] for item in _items(case)])
+    np.testing.assert_allclose(vectors, case.vectors, atol=1e-3 * np.abs(case.vectors).max())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_vector_does_not_depend_on_its_micro_batch(case: GoldenCase, loaded: Loaded, seed: int) -> None:
+    """Whatever an item is packed with, and wherever it lies in the row, its vector is the one it gets alone."""
+    engine, items = loaded(case, "f32"), _items(case)
+    alone = _embed(engine, [[item] for item in items])
+    batches, order = _packed(items, engine, seed)
+    assert max(map(len, batches)) > 3
+    assert _cosines(_embed(engine, batches), alone[order]).min() >= 0.999999
+
+
+def test_items_side_by_side_do_not_disturb_each_other(case: GoldenCase, loaded: Loaded) -> None:
+    """Micro-batches that run at the same time, long items among them, give what each gives alone."""
+    engine, items = loaded(case, "f32"), sorted(_items(case), key=lambda item: -item.tokens)[:12]
+
+    async def together() -> Vectors:
+        return np.concatenate(await asyncio.gather(*(engine.embed([item]) for item in items)))
+
+    alone = _embed(engine, [[item] for item in items])
+    assert _cosines(asyncio.run(together()), alone).min() >= 0.999999
+
+
+@pytest.mark.parametrize(("precision", "least"), [("f32", 0.99999), ("bf16", 0.9995), ("int8", 0.998)])
+def test_real_weights_give_the_vectors_of_sentence_transformers(
+    minilm_case: GoldenCase, loaded: Loaded, precision: Precision, least: float
+) -> None:
+    """MiniLM's vectors are sentence-transformers', in every precision within its gate, alone and packed."""
+    engine, items = loaded(minilm_case, precision), _items(minilm_case)
+    assert _cosines(_embed(engine, [[item] for item in items]), minilm_case.vectors).min() >= least
+    batches, order = _packed(items, engine, seed=0)
+    assert _cosines(_embed(engine, batches), minilm_case.vectors[order]).min() >= least
+
+
+def _worst(case: GoldenCase, tmp_path: Path) -> float:
+    """Return the lowest cosine to the reference of a freshly loaded engine, items packed."""
+    engine = load(_card(case), EngineSettings(precision="f32"), tmp_path)
+    batches, order = _packed(_items(case), engine, seed=0)
+    return float(_cosines(_embed(engine, batches), case.vectors[order]).min())
+
+
+@pytest.mark.parametrize("name", ["bert-cls", "xlmr-cls", "qwen3"])
+def test_shifted_positions_would_be_seen(
+    name: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With every second item's positions off by one, the golden test fails."""
+
+    def shifted(batch: Sequence[Encoded], length: int) -> rows.PackedRow:
+        row = rows.pack(batch, length)
+        return rows.PackedRow(row.ids, row.positions * 2 % 50, row.segments, row.lengths)
+
+    monkeypatch.setattr(bert, "pack", shifted)
+    monkeypatch.setattr(qwen3, "pack", shifted)
+    assert _worst(golden_case(name), tmp_path) < 0.99
+
+
+@pytest.mark.parametrize("name", ["bert-cls", "xlmr-cls"])
+def test_positions_off_by_one_would_be_seen(
+    name: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path
+) -> None:
+    """With the first position one too low or one too high, the golden test fails."""
+    case = golden_case(name)
+    card = _card(case)
+    offset = card.shape.position_offset + (-1 if card.shape.position_offset else 1)  # type: ignore[union-attr]
+    off_by_one = replace(card, shape=replace(card.shape, position_offset=offset))  # type: ignore[type-var]
+    engine = load(off_by_one, EngineSettings(precision="f32"), tmp_path)
+    short = [place for place, item in enumerate(_items(case)) if item.tokens < 400]
+    vectors = _embed(engine, [[_items(case)[place]] for place in short])
+    assert _cosines(vectors, case.vectors[short]).min() < 0.99
+
+
+@pytest.mark.parametrize("name", ["bert-mean", "xlmr-cls", "qwen3"])
+def test_a_dropped_mask_would_be_seen(
+    name: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With items that see each other, the golden test fails."""
+    masked = graph.segment_mask
+
+    def everything(of_query: graph.Node, of_key: graph.Node, causal: bool) -> graph.Node:
+        nothing = graph.opset15.constant(np.float32(0))
+        return graph.opset15.multiply(masked(of_query, of_key, causal), nothing)
+
+    monkeypatch.setattr(graph, "segment_mask", everything)
+    assert _worst(golden_case(name), tmp_path) < 0.99
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("bert-cls", "mean"), ("bert-mean", "cls"), ("qwen3", "mean")])
+def test_a_wrong_pooling_would_be_seen(
+    name: str, wrong: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path
+) -> None:
+    """With another pooling than the folder's, the golden test fails."""
+    case = golden_case(name)
+    card = replace(_card(case), pooling=wrong)  # type: ignore[arg-type]
+    engine = load(card, EngineSettings(precision="f32"), tmp_path)
+    vectors = _embed(engine, [[item] for item in _items(case)])
+    assert _cosines(vectors, case.vectors).min() < 0.99
