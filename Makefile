@@ -12,10 +12,14 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$python -c '$(NEW_ENOUGH)' 2>/dev/null && echo $$python && break; done)
 
-# Locks list everything, so pip resolves nothing (--no-deps); bytecode is written for what is used, when it is used.
+# Locks list everything, so pip resolves nothing (--no-deps). Bytecode is written for what serving imports, not for all.
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
 LOCKED := $(PIP_INSTALL) --require-hashes -r
 THIS := $(PIP_INSTALL) --editable .
+SERVED := quartzite.cli.main, quartzite.engines.openvino.engine, quartzite.bootstrap, quartzite.cli.server, quartzite.web.app, uvloop
+
+# Where this is set, every process would compile all it imports anew: half a second for a server.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -72,7 +76,7 @@ clean: ## remove the environments, caches and builds; model files stay
 # .locked: the environment holds its lock. .ready: and this project, which needs a new entry when pyproject.toml changes.
 # pip's own bytecode and setuptools (Python 3.11 brings it) are not needed and would be 20 MB of 400.
 $(VENV)/.locked: requirements/serve.txt
-	$(call new-venv,$(VENV),170 MB to download; half a minute to a few minutes)
+	$(call new-venv,$(VENV),175 MB to download; half a minute to a few minutes)
 	@$(VENV)/bin/python $(LOCKED) $<
 	@$(VENV)/bin/python -m pip uninstall --quiet --yes setuptools 2>/dev/null || true
 	@touch $@
@@ -80,6 +84,7 @@ $(VENV)/.locked: requirements/serve.txt
 $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@$(VENV)/bin/python $(THIS)
 	@find $(VENV)/lib -path '*/pip/*' -name __pycache__ -prune -exec rm -rf {} +
+	@$(VENV)/bin/python -c 'import $(SERVED)'
 	@touch $@
 
 $(VENV_DEV)/.locked: requirements/dev.txt
