@@ -40,6 +40,12 @@ def test_unused_tensors_may_be_there(prefix: str, unused: str) -> None:
     assert list(_match(tensors | _tensors({unused: (2,)}))) == list(EXPECTED)
 
 
+def test_an_ignorable_pattern_may_name_the_prefix() -> None:
+    """A pattern also counts when it fits the name as it stands in the folder."""
+    tensors = _tensors(EXPECTED, "bert.") | _tensors({"bert.extra": (2,)})
+    assert list(match(tensors, EXPECTED, PREFIXES, [r"bert\.extra"])) == list(EXPECTED)
+
+
 def test_an_ignorable_pattern_covers_whole_names_only() -> None:
     """A name that merely begins or ends like an ignorable one is not expected."""
     for name in ("my_pooler.dense.weight", "embeddings.position_ids.scale", "encoder.lm_head.weight"):

@@ -171,6 +171,12 @@ def test_any_folder_name_and_files_without_byte_order_are_read(tmp_path: Path) -
     assert list(_read(tmp_path, plain.getvalue())) == ["a"]
 
 
+def test_names_in_the_older_zip_encoding_are_read(tmp_path: Path) -> None:
+    """Zip programs that know no UTF-8 write other letters than ASCII in code page 437."""
+    content = archive(state_dict({"a": tensor(SIX_STORED, 0, [6], [1])}), {"0": SIX}, folder="mod?le")
+    assert list(_read(tmp_path, content.replace(b"mod?le/", "modèle/".encode("cp437")))) == ["a"]
+
+
 def test_a_checksum_that_was_never_computed_counts_as_right(tmp_path: Path) -> None:
     """Torch can leave the checksums out and writes zeros; a checksum that is there and wrong is refused."""
     content = archive(state_dict({"a": tensor(SIX_STORED, 0, [6], [1])}), {"0": SIX})
@@ -200,6 +206,8 @@ def _patched(old: bytes, new: bytes, last: bool = False) -> bytes:
 
 
 LOCAL_DATA = b"archive/data/0"
+LOCAL_HEADER = GOOD[GOOD.index(LOCAL_DATA) - 30 : GOOD.index(LOCAL_DATA)] + LOCAL_DATA
+LOCAL_HEADER_BROKEN = LOCAL_HEADER, b"PK\x03\x05" + LOCAL_HEADER[4:]
 REFUSED = {
     "no bytes at all": (b"", "mapped"),
     "no zip": (b"x" * 1000, "no intact zip"),
@@ -222,6 +230,7 @@ REFUSED = {
         "no entry 'data/../../0'",
     ),
     "local header elsewhere": (_patched(LOCAL_DATA, b"archive/data/1"), "'archive/data/0' is not where"),
+    "no local header": (GOOD.replace(*LOCAL_HEADER_BROKEN), "'archive/data/0' is not where"),
     "directory elsewhere": (_patched(LOCAL_DATA, b"archive/data/1", last=True), "has no entry 'data/0'"),
 }
 

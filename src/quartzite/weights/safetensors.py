@@ -34,7 +34,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_safetensors(path: Path) -> dict[str, Tensor]:
     """Return all tensors of the file by name, as views of it; raise WeightsRefused naming what is wrong with it.
 
-    Only tensors that lie unaligned, which no writer has produced for years, are copied.
+    Tensors that do not start at a multiple of their item size, which today's writers see to, are copied.
     """
     with naming(path):
         mapped = map_private(path)

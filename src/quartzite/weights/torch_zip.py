@@ -29,7 +29,7 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the magic number o
 UTF8_NAME = 0x800
 PLAIN_FLAGS = UTF8_NAME | 0x8  # 0x8: sizes follow the data, as torch writes; other flags change what the bytes mean
 SAVE_AGAIN = "load it with torch and save it again with torch.save, or as safetensors"
-# What zipfile raises for a damaged directory, in one version of Python or another.
+# What zipfile raises for damaged directories; the last two have not been seen, but it computes with foreign numbers.
 ZIP_FAULTS = (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, struct.error)
 
 
