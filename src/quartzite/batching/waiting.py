@@ -1,0 +1,161 @@
+"""The bounded waiting room: who may come in, who is still there, and how each request ends.
+
+Knows the event loop's futures and timers; nothing of engines.
+"""
+
+import asyncio
+from collections.abc import Callable, Hashable, Sequence
+
+import numpy as np
+
+from quartzite.batching.policy import Policy
+from quartzite.config import QueueSettings
+from quartzite.domain import Encoded, Vectors
+from quartzite.engines.base import MicroBatchShape
+from quartzite.errors import DeadlineExceeded, EngineFault, Overloaded, RequestFailure
+
+Picks = list[tuple["Ticket", int]]
+"""One micro-batch: the request of each item, and the item's index in it."""
+
+
+class Ticket:
+    """One accepted request: its items, the vectors that have come back, and the future that ends it.
+
+    `joined` and `deadline` are moments of the room's clock. `engine_s` is the time in which at least one item was in
+    the engine, `queue_s` the rest of the time up to the last one's return, in seconds.
+    """
+
+    __slots__ = (
+        "_in_engine",
+        "_missing",
+        "_since",
+        "_vectors",
+        "deadline",
+        "ended",
+        "engine_s",
+        "items",
+        "joined",
+        "queue_s",
+    )
+
+    def __init__(
+        self, items: Sequence[Encoded], joined: float, deadline: float, ended: asyncio.Future[Vectors]
+    ) -> None:
+        self.items = items
+        self.joined = self._since = joined
+        self.deadline = deadline
+        self.ended = ended
+        self.queue_s = self.engine_s = 0.0
+        self._in_engine = 0
+        self._missing = len(items)
+        self._vectors: Vectors | None = None
+
+    def enter(self, now: float) -> None:
+        """Note that one more item goes into the engine."""
+        if not self._in_engine:
+            self.queue_s += now - self._since
+            self._since = now
+        self._in_engine += 1
+
+    def come_out(self, now: float) -> None:
+        """Note that one of the items in the engine comes out of it."""
+        self._in_engine -= 1
+        if not self._in_engine:
+            self.engine_s += now - self._since
+            self._since = now
+
+    def receive(self, index: int, vector: Vectors) -> None:
+        """Keep a copy of `vector`, float32 (D,), as that of item `index`; the last one to come ends the request."""
+        if self.ended.done():
+            return
+        if self._vectors is None:
+            self._vectors = np.empty((len(self.items), len(vector)), dtype=np.float32)
+        self._vectors[index] = vector
+        self._missing -= 1
+        if not self._missing:
+            self.ended.set_result(self._vectors)
+
+
+class WaitingRoom:
+    """Holds requests from their acceptance to their end, and their items until a micro-batch takes them.
+
+    `clock` gives seconds; deadlines are moments of it. Timers run on the event loop on which requests come in.
+    """
+
+    def __init__(self, shape: MicroBatchShape, limits: QueueSettings, clock: Callable[[], float]) -> None:
+        self._shape = shape
+        self._limits = limits
+        self._clock = clock
+        self._policy: Policy[Ticket] = Policy(shape)
+        self._timers: dict[Ticket, asyncio.TimerHandle] = {}
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all items that wait."""
+        return self._policy.tokens
+
+    @property
+    def requests(self) -> int:
+        """Number of requests with items that wait."""
+        return len(self._policy)
+
+    @property
+    def endings(self) -> list[asyncio.Future[Vectors]]:
+        """The futures of all requests that were accepted and have not left, whether they wait or are in the engine."""
+        return [ticket.ended for ticket in self._timers]
+
+    def admit(self, items: Sequence[Encoded], deadline: float, key: Hashable = None) -> Ticket:
+        """Let a request wait, with all of its items or none; call `leave` once it has ended, or to give it up.
+
+        Raises Overloaded when it would be over the bounds, except in an empty room: no request is too large for ever.
+        Raises DeadlineExceeded when `deadline` has passed already.
+        """
+        now = self._clock()
+        if deadline <= now:
+            raise DeadlineExceeded(0)
+        sizes = [item.tokens for item in items]
+        if self._policy and not self._has_room(sum(sizes)):
+            raise Overloaded
+        loop = asyncio.get_running_loop()
+        ticket = Ticket(items, now, deadline, loop.create_future())
+        self._policy.join(ticket, sizes, key)
+        self._timers[ticket] = loop.call_later(deadline - now, self._expire, ticket)
+        return ticket
+
+    def take(self, idle: int, long: bool) -> Picks:
+        """Give out the next micro-batch, without what has expired; empty only if nothing that may run waits."""
+        while picks := self._policy.choose(idle, long):
+            now = self._clock()
+            for ticket in {ticket for ticket, _ in picks if ticket.deadline <= now}:
+                self._expire(ticket)
+            if alive := [pick for pick in picks if not pick[0].ended.done()]:
+                return alive
+        return []
+
+    def fail(self, ticket: Ticket, failure: RequestFailure) -> None:
+        """End a request with `failure`, unless it has ended, and drop what still waits of it."""
+        _end(ticket, failure)
+        self._policy.leave(ticket)
+
+    def fail_all(self, failure: type[Overloaded] | type[EngineFault]) -> None:
+        """End all requests with a `failure` each and begin anew with an empty room, whatever state it was in."""
+        self._policy = Policy(self._shape)
+        for ticket in self._timers:
+            _end(ticket, failure())
+
+    def leave(self, ticket: Ticket) -> None:
+        """Forget a request: it has ended, or nobody waits for it any more."""
+        self._timers.pop(ticket).cancel()
+        self._policy.leave(ticket)
+
+    def _has_room(self, tokens: int) -> bool:
+        limits = self._limits
+        return self.tokens + tokens <= limits.max_tokens and self.requests < limits.max_requests
+
+    def _expire(self, ticket: Ticket) -> None:
+        self.fail(ticket, DeadlineExceeded(round(ticket.deadline - ticket.joined, 3)))
+
+
+def _end(ticket: Ticket, failure: RequestFailure) -> None:
+    if not ticket.ended.done():
+        ticket.ended.set_exception(failure)

@@ -1,0 +1,213 @@
+"""Drives one engine: keeps its streams busy with micro-batches and ends every request that was accepted.
+
+Knows neither whose turn it is nor how items are packed: the waiting room gives out micro-batches.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from quartzite.batching.waiting import Picks, WaitingRoom
+from quartzite.config import QueueSettings
+from quartzite.domain import Encoded, Vectors
+from quartzite.engines.base import Engine
+from quartzite.errors import EngineFault, Overloaded
+from quartzite.telemetry.logs import fields
+
+logger = logging.getLogger(__name__)
+
+LAST_CALL_S = 5.0
+"""How long a stopping batcher waits for micro-batches it has cancelled, in seconds."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ran:
+    """The vectors of one request, float32 (B, D) in input order and not normalised, and where its time went.
+
+    `engine_s` is the time in which at least one of its items was in the engine, `queue_s` the rest, in seconds.
+    """
+
+    vectors: Vectors
+    queue_s: float
+    engine_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much work there is: `tokens` and `requests` that wait, and micro-batches `running`."""
+
+    tokens: int
+    requests: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Flight:
+    """One micro-batch in the engine; `long` is that of a lone item over the budget, `started` a moment of the clock."""
+
+    picks: Picks
+    started: float
+    long: bool
+
+
+class Batcher:
+    """Runs the requests for one engine in micro-batches; one object per engine, used on one event loop.
+
+    Micro-batches begin as soon as a stream is idle and anything waits. While items over the budget hold all streams,
+    one micro-batch more is handed to the engine, which lets it in between their pieces.
+    """
+
+    def __init__(self, engine: Engine, limits: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._room = WaitingRoom(engine.shape, limits, clock)
+        self._flights: dict[asyncio.Task[Vectors], Flight] = {}
+        self._accepting = False
+        self._broken = False
+        self._woken = False
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests can be answered: started, the scheduling sound, and not every stream lost in the engine.
+
+        A stream is lost while a micro-batch has been in the engine for longer than any of its requests was given.
+        """
+        lost = sum(map(self._is_lost, self._flights.values()))
+        return self._accepting and not self._broken and lost < self._engine.streams
+
+    @property
+    def depth(self) -> Depth:
+        """How much waits and how much runs now."""
+        return Depth(self._room.tokens, self._room.requests, len(self._flights))
+
+    async def start(self) -> None:
+        """Accept requests from now on."""
+        self._accepting = True
+
+    async def stop(self, grace_s: float = 30.0) -> None:
+        """Accept no more requests, let those inside end for `grace_s` seconds, fail the rest, close the engine."""
+        self._accepting = False
+        try:
+            if endings := self._room.endings:
+                await asyncio.wait(endings, timeout=grace_s)
+        finally:
+            self._room.fail_all(Overloaded)
+            await self._clear_engine()
+            await self._engine.close()
+
+    async def embed(self, items: Sequence[Encoded], deadline: float, key: Hashable = None) -> Ran:
+        """Return the vectors of `items`; `deadline` is a moment of the clock, and keys have equal shares of the engine.
+
+        Cancelling drops what has not begun. Raises Overloaded when there is no room, DeadlineExceeded at the deadline,
+        EngineFault when the engine fails on a micro-batch with one of the items or returns no embedding for it.
+        """
+        if self._broken:
+            raise EngineFault
+        if not self._accepting:
+            raise Overloaded
+        if not items:
+            return Ran(np.empty((0, self._engine.dimensions), dtype=np.float32), 0.0, 0.0)
+        ticket = self._room.admit(items, deadline, key)
+        self._wake()
+        try:
+            vectors = await ticket.ended
+        finally:
+            self._room.leave(ticket)
+        return Ran(vectors, ticket.queue_s, ticket.engine_s)
+
+    def _wake(self) -> None:
+        """Fill the streams once all that is ready now has come in: requests of the same moment share micro-batches."""
+        if not self._woken:
+            self._woken = True
+            asyncio.get_running_loop().call_soon(self._fill_streams)
+
+    def _fill_streams(self) -> None:
+        self._woken = False
+        try:
+            while picks := self._next():
+                self._launch(picks)
+        except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
+            self._break_down(error)
+
+    def _next(self) -> Picks:
+        idle = self._engine.streams - len(self._flights)
+        if idle > 0:
+            return self._room.take(idle, long=True)
+        if all(flight.long for flight in self._flights.values()):
+            return self._room.take(1, long=False)
+        return []
+
+    def _launch(self, picks: Picks) -> None:
+        batch = [ticket.items[index] for ticket, index in picks]
+        now = self._clock()
+        for ticket, _ in picks:
+            ticket.enter(now)
+        task = asyncio.get_running_loop().create_task(self._engine.embed(batch))
+        self._flights[task] = Flight(picks, now, batch[0].tokens > self._engine.shape.tokens)
+        task.add_done_callback(self._land)
+
+    def _land(self, task: asyncio.Task[Vectors]) -> None:
+        """Take a micro-batch back; the stream is filled before the clients are told, who have work to do with it."""
+        try:
+            flight = self._flights.pop(task)
+            now = self._clock()
+            for ticket, _ in flight.picks:
+                ticket.come_out(now)
+            vectors = self._result(task, flight.picks)
+            self._fill_streams()
+            if vectors is not None:
+                for vector, (ticket, index) in zip(vectors, flight.picks, strict=True):
+                    ticket.receive(index, vector)
+        except Exception as error:  # noqa: BLE001  as above
+            self._break_down(error)
+
+    def _result(self, task: asyncio.Task[Vectors], picks: Picks) -> Vectors | None:
+        """Return what the engine made of `picks`, or None; the requests at fault are failed."""
+        try:
+            vectors = task.result()
+            finite = self._finite(vectors, len(picks))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  an engine may fail in any way
+            self._fail(picks, error)
+            return None
+        if not finite.all():
+            at_fault = [pick for pick, is_finite in zip(picks, finite, strict=True) if not is_finite]
+            self._fail(at_fault, ValueError("the engine returned vectors that are not finite"))
+        return vectors
+
+    def _finite(self, vectors: Vectors, items: int) -> NDArray[np.bool_]:
+        """Return which of the vectors are finite, bool (B,); raises ValueError unless they are float32 (B, D)."""
+        expected, got = (items, self._engine.dimensions), (np.shape(vectors), getattr(vectors, "dtype", type(vectors)))
+        if got != (expected, np.float32):
+            raise ValueError(f"the engine returned {got[1]} {got[0]}, not float32 {expected}")
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
+        return finite
+
+    def _fail(self, picks: Picks, error: BaseException) -> None:
+        tickets = {ticket for ticket, _ in picks}
+        if self._accepting or not isinstance(error, asyncio.CancelledError):
+            said = fields(requests=len(tickets), items=len(picks))
+            logger.error("the engine failed on a micro-batch", exc_info=error, extra=said)
+        for ticket in tickets:
+            fault = EngineFault()
+            fault.__cause__ = error
+            self._room.fail(ticket, fault)
+
+    def _break_down(self, error: Exception) -> None:
+        logger.critical("scheduling failed; this model answers no more requests", exc_info=error)
+        self._broken = True
+        self._room.fail_all(EngineFault)
+
+    def _is_lost(self, flight: Flight) -> bool:
+        allowed_s = max(ticket.deadline - ticket.joined for ticket, _ in flight.picks)
+        return self._clock() - flight.started > allowed_s
+
+    async def _clear_engine(self) -> None:
+        for task in self._flights:
+            task.cancel()
+        if self._flights:
+            await asyncio.wait(list(self._flights), timeout=LAST_CALL_S)
