@@ -1,9 +1,9 @@
 """Qwen3Model as an OpenVINO graph over one packed row of tokens, or one piece of a long item.
 
 Recipe: transformers' `Qwen3Model` (pre-norm RMS, per-head q/k norms, rotate-half rotary positions, grouped key/value
-heads, SwiGLU, causal). Keys and values live in the graph's state, which the plugin fuses with attention: packed rows
-start from an empty state, a long item is fed piece by piece, so that no T x T mask is ever made. Word embeddings and
-rotary tables are looked up outside the graph: a position such as 8191 is no bfloat16 number.
+heads, SwiGLU, causal). Keys and values live in the graph's state: packed rows start from an empty one, a long item is
+fed piece by piece, so that no T x T mask is ever made. Word embeddings and rotary tables are looked up outside the
+graph: a position such as 8191 is no bfloat16 number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -70,54 +70,66 @@ class Qwen3Graph:
         """Return the graph for rows of any length T and `slots` item slots.
 
         Inputs: `states` f32 (1, T, hidden) word embeddings; `cosine`, `sine` f32 (1, 1, T, head_size); `segments`
-        int32 (1, T); `key_segments` int32 (1, S), the segments of the state and of this row after it; `order` int32
-        (1,), always 0: which sequence of the state to go on with; `members`, `counts` as `graph.pool` takes them.
-        Output: f32 (slots, hidden).
+        int32 (1, T); `key_segments` int32 (1, S), the segments of the state and of this row after it; `members`,
+        `counts` as `graph.pool` takes them. Output: f32 (slots, hidden).
         """
         size = self.shape.head_size
         states = _input("states", [1, -1, self.shape.hidden], Type.f32)
         rotary = Rotary(*(_input(name, [1, 1, -1, size], Type.f32) for name in ("cosine", "sine")))
         segments = _input("segments", [1, -1], Type.i32)
         keys = _input("key_segments", [1, -1], Type.i32)
-        order = _input("order", [1], Type.i32)
         gathers = self.pooling in ("cls", "last")
         members = _input("members", [slots] if gathers else [slots, -1], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
-        hidden = self.trunk(states, rotary, graph.segment_mask(segments, keys, causal=True), order)
+        hidden = self.trunk(states, rotary, graph.segment_mask(segments, keys, causal=True), stateful=True)
         pooled = opset15.result(graph.pool(hidden, self.pooling, members, counts))
-        inputs = [states, rotary.cosine, rotary.sine, segments, keys, order, members]
+        inputs = [states, rotary.cosine, rotary.sine, segments, keys, members]
         inputs += [counts] if self.pooling == "mean" else []
         return ov.Model([pooled], self._sinks, inputs, "qwen3")
 
-    def trunk(self, states: Node, rotary: Rotary, mask: Node, order: Node | None) -> Node:
+    def trunk(self, states: Node, rotary: Rotary, mask: Node, stateful: bool) -> Node:
         """Return the normed last hidden states of word embeddings `states` (B, T, hidden) under an additive `mask`.
 
-        Without `order` the graph has no state.
+        With `stateful`, keys and values are appended to the graph's state and attention goes over all of it.
         """
         for layer in range(self.shape.layers):
-            states = self._layer(states, layer, rotary, mask, order)
+            states = self._layer(states, layer, rotary, mask, stateful)
         return self._norm(states, "norm")
 
-    def _layer(self, states: Node, layer: int, rotary: Rotary, mask: Node, order: Node | None) -> Node:
+    def _layer(self, states: Node, layer: int, rotary: Rotary, mask: Node, stateful: bool) -> Node:
         at = f"layers.{layer}"
         normed = self._norm(states, f"{at}.input_layernorm")
-        states = opset15.add(states, self._attention(normed, at, rotary, mask, order))
+        states = opset15.add(states, self._attention(normed, at, rotary, mask, stateful))
         normed = self._norm(states, f"{at}.post_attention_layernorm")
         gate = graph.activate(self._linear(normed, f"{at}.mlp.gate_proj"), "silu")
         inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
         return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
 
-    def _attention(self, states: Node, at: str, rotary: Rotary, mask: Node, order: Node | None) -> Node:
+    def _attention(self, states: Node, at: str, rotary: Rotary, mask: Node, stateful: bool) -> Node:
         shape, own = self.shape, f"{at}.self_attn"
         query = self._heads(states, f"{own}.q", shape.heads, rotary)
         key = self._heads(states, f"{own}.k", shape.key_value_heads, rotary)
         value = graph.split_heads(self._linear(states, f"{own}.v_proj"), shape.key_value_heads, shape.head_size)
-        if order is not None:
-            key = self._with_state(key, f"{own}.key", order)
-            value = self._with_state(value, f"{own}.value", order)
-        key, value = self._for_every_head(key), self._for_every_head(value)
-        attended = graph.join_heads(graph.attend(query, key, value, mask), shape.heads * shape.head_size)
+        if stateful:
+            key, value = self._with_state(key, f"{own}.key"), self._with_state(value, f"{own}.value")
+        attended = graph.join_heads(self._attend(query, key, value, mask), shape.heads * shape.head_size)
         return self._linear(attended, f"{own}.o_proj")
+
+    def _attend(self, query: Node, key: Node, value: Node, mask: Node) -> Node:
+        """Return the attention of query (B, heads, T, size) over key and value (B, key_value_heads, S, size).
+
+        Written out in products that share each key head among its group of query heads: the plugin's own operator
+        copies them, and is ten times slower once keys are older than the row.
+        """
+        groups, size = self.shape.key_value_heads, self.shape.head_size
+        scaled = opset15.multiply(query, opset15.constant(np.float32(size**-0.5)))
+        in_groups = opset15.reshape(
+            scaled, graph.integers([0, groups, self.shape.heads // groups, -1, size]), special_zero=True
+        )
+        key, value = (opset15.unsqueeze(part, graph.integers(2)) for part in (key, value))
+        scores = opset15.add(opset15.matmul(in_groups, key, False, True), mask)
+        attended = opset15.matmul(opset15.softmax(scores, -1), value, False, False)
+        return opset15.reshape(attended, graph.integers([0, self.shape.heads, -1, size]), special_zero=True)
 
     def _heads(self, states: Node, name: str, heads: int, rotary: Rotary) -> Node:
         """Project, split, norm each head, turn by position: (1, T, hidden) to (1, heads, T, head_size)."""
@@ -126,28 +138,18 @@ class Qwen3Graph:
         normed = opset15.transpose(self._norm(split, f"{name}_norm"), graph.integers([0, 2, 1, 3]))
         return _rotate(normed, rotary, self.shape.head_size)
 
-    def _with_state(self, new: Node, name: str, order: Node) -> Node:
+    def _with_state(self, new: Node, name: str) -> Node:
         """Append `new` (1, heads, T, size) to the named state and return the whole of it (1, heads, S, size)."""
         heads, size = self.shape.key_value_heads, self.shape.head_size
         about = VariableInfo()
-        about.data_shape = PartialShape([-1, heads, -1, size])
+        about.data_shape = PartialShape([1, heads, -1, size])
         about.data_type = Type.f32
         about.variable_id = name
         variable = Variable(about)
-        nothing = opset15.concat([opset15.shape_of(order), graph.integers([heads, 0, size])], 0)
-        empty = opset15.broadcast(opset15.constant(np.float32(0)), nothing)
-        past = opset15.gather(opset15.read_value(empty, variable), order, graph.integers(0))
-        whole = opset15.concat([past, new], 2)
+        empty = opset15.constant(np.zeros((1, heads, 0, size), dtype=np.float32))
+        whole = opset15.concat([opset15.read_value(empty, variable), new], 2)
         self._sinks.append(opset15.assign(whole, variable))
         return whole
-
-    def _for_every_head(self, states: Node) -> Node:
-        """Repeat (1, key_value_heads, S, size) to (1, heads, S, size); the plugin reads this and copies nothing."""
-        shape = self.shape
-        repeats = shape.heads // shape.key_value_heads
-        apart = opset15.unsqueeze(states, graph.integers(2))
-        wide = opset15.broadcast(apart, graph.integers([1, 1, repeats, 1, 1]), broadcast_spec="BIDIRECTIONAL")
-        return opset15.reshape(wide, graph.integers([0, shape.heads, -1, shape.head_size]), special_zero=True)
 
     def _linear(self, states: Node, name: str) -> Node:
         weight = f"{name}.weight"
@@ -185,7 +187,6 @@ class Qwen3Inputs:
             **self._rotary.at(row.positions),
             "segments": row.segments[None],
             "key_segments": keys[None],
-            "order": np.zeros(1, dtype=np.int32),
             **pooling_arrays(row, self._pooling, slots),
         }
 
