@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import httpx
 import pytest
 
-from quartzite.cli.serve import _port_failures
+from quartzite.cli.serve import _port_failures, url_of
 from quartzite.config import ServerSettings
 from quartzite.errors import StartFailure
 
@@ -124,3 +124,23 @@ def test_a_port_that_cannot_be_had_is_told(fault: OSError, told: str) -> None:
     """Each way in which the system refuses a port becomes one message that names it."""
     with pytest.raises(StartFailure, match=told), _port_failures(ServerSettings(host="localhost", port=80)):
         raise fault
+
+
+@pytest.mark.parametrize(
+    ("family", "host", "shown"),
+    [
+        (socket.AF_INET, "127.0.0.1", "127.0.0.1"),
+        (socket.AF_INET, "0.0.0.0", "127.0.0.1"),
+        (socket.AF_INET6, "::1", "[::1]"),
+        (socket.AF_INET6, "::", "[::1]"),
+    ],
+)
+def test_the_shown_address_can_be_called(family: socket.AddressFamily, host: str, shown: str) -> None:
+    """The printed address has the port that is listened on, and is one at which this machine reaches the server."""
+
+    class Bound(socket.socket):
+        def getsockname(self) -> tuple[str, int]:
+            return host, 8123
+
+    with Bound(family) as listener:
+        assert url_of(listener) == f"http://{shown}:8123"

@@ -155,8 +155,7 @@ def _port_failures(server: ServerSettings) -> Iterator[None]:
 
 def greeting(service: "Service", listener: socket.socket) -> str:
     """Return what is printed when requests are accepted: the address, the models, and a command that tries them."""
-    host, port = listener.getsockname()[:2]
-    url = f"http://[{host}]:{port}" if listener.family == socket.AF_INET6 else f"http://{host}:{port}"
+    url = url_of(listener)
     rows = [
         (
             loaded.card.name,
@@ -179,3 +178,14 @@ def greeting(service: "Service", listener: socket.socket) -> str:
             "",
         ]
     )
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return where this machine reaches `listener`: an address that stands for all of them is no place to call."""
+    from ipaddress import ip_address
+
+    host, port = listener.getsockname()[:2]
+    is_v6 = listener.family == socket.AF_INET6
+    if ip_address(host).is_unspecified:
+        host = "::1" if is_v6 else "127.0.0.1"
+    return f"http://[{host}]:{port}" if is_v6 else f"http://{host}:{port}"
