@@ -1,12 +1,10 @@
-"""The policy: what it gives out fits, nobody starves, rows are well filled, and idle streams share the work."""
+"""The policy: what it gives out fits, keys are equal, small requests are quick and nobody starves."""
 
 import gc
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from itertools import chain, count
-from random import Random
+from collections.abc import Hashable
 from types import FrameType
 
 import pytest
@@ -14,79 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from quartzite.batching.policy import Costs, Policy
+from policy_account import LONGEST, SMALL, Account, cleared, shapes, sizes, total, unhurried
+from quartzite.batching.policy import Policy
 from quartzite.engines.base import MicroBatchShape
-
-SMALL = MicroBatchShape(256, 64, (16, 32, 64, 128, 256))
-STEPS = MicroBatchShape(128, 64, (32, 64, 96, 128))
-LARGE = MicroBatchShape(2048, 64, (16, 32, 64, 128, 256, 512, 1024, 2048))
-SHAPES = (
-    SMALL,
-    STEPS,
-    LARGE,
-    MicroBatchShape(100, 3, (10, 100)),
-    MicroBatchShape(64, 1, (64,)),
-    MicroBatchShape(50, 8),
-)
-LONGEST = 600
-
-unhurried = settings(deadline=None, max_examples=60)
-
-shapes = st.sampled_from(SHAPES)
-sizes = st.lists(st.integers(1, 60) | st.integers(1, LONGEST), min_size=1, max_size=8)
-
-
-class Account:
-    """A policy with a plain account of what waits in it, against which everything it gives out is checked."""
-
-    def __init__(self, shape: MicroBatchShape) -> None:
-        self.shape = shape
-        self.policy: Policy[int] = Policy(shape)
-        self.waiting: dict[int, dict[int, int]] = {}
-        self.keys: dict[int, Hashable] = {}
-        self._numbers = count()
-
-    @property
-    def tokens(self) -> int:
-        return sum(sum(items.values()) for items in self.waiting.values())
-
-    def join(self, request: Sequence[int], key: Hashable = None) -> int:
-        number = next(self._numbers)
-        self.policy.join(number, request, key)
-        self.waiting[number] = dict(enumerate(request))
-        self.keys[number] = key
-        return number
-
-    def leave(self, number: int) -> None:
-        self.policy.leave(number)
-        self.waiting.pop(number, None)
-
-    def choose(self, idle: int = 1, long: bool = True) -> list[tuple[int, int]]:
-        """Return the next micro-batch as (request, tokens), after checking all that is promised of every one."""
-        budget = self.shape.tokens
-        may_run = [size for items in self.waiting.values() for size in items.values() if long or size <= budget]
-        chosen = [(number, self.waiting[number].pop(index)) for number, index in self.policy.choose(idle, long)]
-        assert bool(chosen) == bool(may_run)
-        assert len(chosen) <= self.shape.items
-        assert total(chosen) <= budget or (long and len(chosen) == 1)
-        self.waiting = {request: items for request, items in self.waiting.items() if items}
-        assert (self.policy.tokens, len(self.policy)) == (self.tokens, len(self.waiting))
-        return chosen
-
-
-def total(batch: list[tuple[int, int]]) -> int:
-    return sum(tokens for _, tokens in batch)
-
-
-def cleared(shape: MicroBatchShape, requests: Sequence[Sequence[int]], idle: int = 1) -> list[int]:
-    """Return the tokens of each micro-batch when all requests are there from the start."""
-    account = Account(shape)
-    for request in requests:
-        account.join(request)
-    totals = []
-    while account.waiting:
-        totals.append(total(account.choose(idle)))
-    return totals
 
 
 class Room(RuleBasedStateMachine):
@@ -283,115 +211,6 @@ def test_equal_large_requests_end_one_after_the_other() -> None:
         ended += [number for number in numbers if number not in account.waiting and number not in ended]
     assert ended == numbers
     assert account.tokens == 0
-
-
-def first_fit_decreasing(shape: MicroBatchShape, tokens: Sequence[int]) -> int:
-    """Return the cost of the best plan that is simple to make, for one who sees all items and owes nobody a turn."""
-    rows: list[list[int]] = []
-    for item in sorted(tokens, reverse=True):
-        row = next((row for row in rows if sum(row) + item <= shape.tokens and len(row) < shape.items), None)
-        if row:
-            row.append(item)
-        else:
-            rows.append([item])
-    return sum(Costs(shape).of(sum(row)) for row in rows)
-
-
-@unhurried
-@given(st.sampled_from((SMALL, STEPS, LARGE)), st.lists(sizes, min_size=1, max_size=12))
-def test_rows_are_filled_nearly_as_well_as_without_turns(shape: MicroBatchShape, requests: list[list[int]]) -> None:
-    """At worst, clearing a room costs a third and one micro-batch more than first-fit decreasing over all of it."""
-    cost = sum(map(Costs(shape).of, cleared(shape, requests)))
-    assert cost <= first_fit_decreasing(shape, list(chain(*requests))) * 4 / 3 + shape.tokens
-
-
-@pytest.mark.parametrize("shape", [SMALL, STEPS, LARGE], ids=["small", "steps", "large"])
-@pytest.mark.parametrize(("low", "high"), [(8, 24), (1, 60), (20, 250), (1, 512)])
-def test_rows_of_mixed_requests_are_nine_tenths_full(shape: MicroBatchShape, low: int, high: int) -> None:
-    """Single queries and requests of 8 and 32 items, drawn alike, cost at most 4 % more than first-fit decreasing."""
-    random, cost, best, tokens = Random(1), 0, 0, 0
-    for _ in range(30):
-        requests = [[random.randint(low, high) for _ in range(random.choice((1, 1, 1, 8, 32)))] for _ in range(20)]
-        cost += sum(map(Costs(shape).of, cleared(shape, requests)))
-        best += first_fit_decreasing(shape, list(chain(*requests)))
-        tokens += sum(map(sum, requests))
-    assert cost <= 1.04 * best
-    assert tokens >= 0.9 * cost
-
-
-@pytest.mark.parametrize(
-    ("requests", "totals"),
-    [
-        ([[10]] * 13, [120, 10]),  # 128 and 16, not 256
-        ([[10]] * 20, [200]),  # 128 and 128 would cost as much
-        ([[13], [30]], [43]),  # 16 and 32 would save no more than running twice costs
-        ([[100, 30]], [100, 30]),
-        ([[20], [512, 512]], [20, 512, 512]),
-        ([[100, 100], [40] * 8], [240, 240, 40]),  # the gap beside 200 is filled from another request
-        ([[300]], [300]),
-    ],
-    ids=str,
-)
-def test_micro_batches_just_fill_a_bucket(requests: list[list[int]], totals: list[int]) -> None:
-    """A long empty tail is not paid for when a shorter row and another later are cheaper."""
-    assert cleared(SMALL, requests) == totals
-
-
-def test_queries_go_together_though_each_alone_would_fill_a_bucket_as_well() -> None:
-    """While large requests wait, two queries are one micro-batch of 32 and not two of 16."""
-    assert cleared(SMALL, [[10], [10], [128] * 16])[0] == 20
-
-
-def test_a_query_does_not_ride_in_a_long_row_that_is_half_empty() -> None:
-    """Beside 20 tokens only three chunks of 512 fit into 2048: alone the query is done at once, and four chunks fit."""
-    assert cleared(LARGE, [[20], *[[512] * 8] * 2]) == [20, 2048, 2048, 2048, 2048]
-
-
-@unhurried
-@given(st.integers(2, 6), st.lists(st.integers(1, 64), min_size=1, max_size=120), shapes)
-def test_idle_streams_share_what_waits(streams: int, request: list[int], shape: MicroBatchShape) -> None:
-    """The longest of the first micro-batches, one per idle stream, is no longer than an even part needs."""
-    costs = Costs(shape)
-    account = Account(shape)
-    account.join(request)
-    parts = min(streams, max(1, account.tokens // 128))
-    even = -(-account.tokens // parts)
-    for idle in range(streams, 0, -1):
-        if account.waiting:
-            assert costs.of(total(account.choose(idle))) <= max(
-                costs.of(min(even, shape.tokens)), costs.of(max(request))
-            )
-
-
-def test_a_request_is_split_evenly_over_idle_streams() -> None:
-    """Two streams idle and 32 chunks waiting: half each; three streams take a third each."""
-    halves, thirds = Account(LARGE), Account(LARGE)
-    halves.join([64] * 32)
-    thirds.join([32] * 48)
-    assert [total(halves.choose(idle)) for idle in (2, 1)] == [1024, 1024]
-    assert [total(thirds.choose(idle)) for idle in (3, 2, 1)] == [512, 512, 512]
-
-
-@pytest.mark.parametrize(
-    ("request_", "totals"),
-    [
-        ([25] * 44, [500, 500, 100]),  # not 550 in rows of 1024
-        ([200, 50, 50], [250, 50]),  # where an item needs a longer row, its tail is filled
-    ],
-    ids=str,
-)
-def test_parts_just_fill_a_bucket_too(request_: list[int], totals: list[int]) -> None:
-    """An even part of the work is rounded to a row that is well filled."""
-    account = Account(LARGE)
-    account.join(request_)
-    assert [total(account.choose(idle)) for idle in (2, 1, 1)[: len(totals)]] == totals
-
-
-def test_little_work_is_not_split() -> None:
-    """Less than two rows at full speed stay together though both streams are idle."""
-    account = Account(SMALL)
-    account.join([16] * 15)
-    assert total(account.choose(idle=2)) == 240
 
 
 def test_choosing_costs_the_same_however_many_wait() -> None:
