@@ -53,8 +53,8 @@ class Server(uvicorn.Server):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         running = len(self.server_state.tasks)
-        typer.echo(
-            f"Stopping: {running} running request{'' if running == 1 else 's'} may end within "
-            f"{self.config.timeout_graceful_shutdown} s. A second signal stops at once."
-        )
+        if running:
+            requests = "1 running request" if running == 1 else f"{running} running requests"
+            grace_s = self.config.timeout_graceful_shutdown
+            typer.echo(f"Stopping: {requests} may end within {grace_s} s. A second signal stops at once.")
         self.should_exit = True
