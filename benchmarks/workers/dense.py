@@ -1,5 +1,6 @@
 """The same layers over dense batches (B, S) of whole items: what OpenVINO can do when nothing has to be packed."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,13 +8,15 @@ import openvino as ov
 from openvino import PartialShape, Type, opset15
 
 from quartzite.engines.openvino import bert, graph, qwen3
-from quartzite.engines.openvino.engine import model_tensors
 from quartzite.registry.card import BertShape, ModelCard
+from quartzite.weights.tensor import Tensor
 
 
-def dense_graph(card: ModelCard) -> ov.Model:
-    """Return a graph from `states` f32 (B, S, hidden) to the vector of each item's last token (B, hidden)."""
-    tensors = model_tensors(card, None)
+def dense_graph(card: ModelCard, tensors: Mapping[str, Tensor]) -> ov.Model:
+    """Return a graph from `states` f32 (B, S, hidden) to the vector of each item's last token (B, hidden).
+
+    `tensors` must outlive the graph, which shares their memory.
+    """
     states = _input("states", [-1, -1, card.dimensions])
     if isinstance(card.shape, BertShape):
         inputs = [states]

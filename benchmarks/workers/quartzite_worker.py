@@ -15,8 +15,9 @@ from quartzite.admission.gate import Caller
 from quartzite.bootstrap import Service, running
 from quartzite.config import EngineSettings, ModelSettings, RequestSettings, Settings
 from quartzite.domain import EmbeddingRequest, TextItem
-from quartzite.engines.openvino.engine import parallelism
+from quartzite.engines.openvino.engine import model_tensors, parallelism
 from quartzite.registry.folder import read_card
+from quartzite.weights.tensor import Tensor
 
 LIST = 32
 NAME = "model"
@@ -54,7 +55,7 @@ class Worker:
         assert self._service
         lists = [tuple(TextItem(text) for text in texts[at : at + LIST]) for at in range(0, len(texts), LIST)]
         calls = (EmbeddingRequest(NAME, items, truncate="right") for items in lists)
-        return await asyncio.gather(*(self._service.pipeline.embed(call, Caller()) for call in calls))
+        return await asyncio.gather(*(self._service.pipeline.embed(call, Caller(None, "bench")) for call in calls))
 
     def close(self) -> dict[str, Any]:
         """Stop the service."""
@@ -67,13 +68,15 @@ class Bare:
 
     def __init__(self) -> None:
         self._compiled: dict[str, tuple[Any, dict[str, Any]]] = {}
+        self._tensors: dict[str, Tensor] = {}
 
     def load(self, folder: str, precision: str) -> dict[str, Any]:
         """Compile the model for every shape worth trying, one stream of one thread for each core."""
         card = read_card(NAME, Path(folder), None)
         streams, threads = parallelism(EngineSettings())
+        self._tensors = model_tensors(card, None)
         options = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads}
-        compiled = ov.Core().compile_model(dense_graph(card), "CPU", options)
+        compiled = ov.Core().compile_model(dense_graph(card, self._tensors), "CPU", options)
         shapes = [(batch, length) for length in (64, 128, 256) for batch in (1, 2, 4, 8) if batch * length <= 1024]
         self._compiled = {
             f"{batch}x{length}": (compiled, dense_inputs(card, batch, length)) for batch, length in shapes
