@@ -146,6 +146,8 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
 
     try:
         graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, apart=_is_small(card))
+        graph, length = graphs.for_row(1)
+        graph.prime(inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], length, shape.items), streams)
     except RuntimeError as error:
         raise ModelRefused(f"{card.name}: OpenVINO refuses it on {settings.device}: {error}") from error
     return OpenVinoEngine(card, inputs, graphs, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")

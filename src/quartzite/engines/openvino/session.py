@@ -29,6 +29,15 @@ class CompiledGraph:
         """Make `run` available again."""
         self._idle.append(run)
 
+    def prime(self, arrays: Arrays, streams: int) -> None:
+        """Compute `arrays` once on every stream: the first run packs the weights, which can take half a minute."""
+        runs = [self.take() for _ in range(streams)]
+        for run in runs:
+            run.start(arrays)
+        for run in runs:
+            run.wait()
+            self.give_back(run)
+
 
 class Run:
     """One infer request: takes arrays, computes on a stream's thread, wakes the event loop with the result."""
@@ -44,11 +53,19 @@ class Run:
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         self._waiting = loop, done
-        self._request.start_async(arrays, share_inputs=True)
+        self.start(arrays)
         # The request must not be used again before it has finished, so a cancelled caller still waits for it here.
         await _uninterrupted(done)
-        self._request.wait()
+        self.wait()
         return np.array(self._request.get_output_tensor(0).data)
+
+    def start(self, arrays: Arrays) -> None:
+        """Begin to compute `arrays`, which must not change until it is done."""
+        self._request.start_async(arrays, share_inputs=True)
+
+    def wait(self) -> None:
+        """Wait until it is done; raises RuntimeError with OpenVINO's words when it failed."""
+        self._request.wait()
 
     def forget(self) -> None:
         """Empty the state that earlier pieces of an item left."""
