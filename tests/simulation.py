@@ -112,7 +112,8 @@ class TimedEngine:
             await self._compute(sizes)
         finally:
             self.under_way -= 1
-        return self.spoil(batch, np.stack([vector_of(item, self.dimensions) for item in batch]))
+        vectors: Vectors = self.spoil(batch, np.stack([vector_of(item, self.dimensions) for item in batch]))
+        return vectors
 
     async def _until_freed(self) -> None:
         while not self._freed.is_set():

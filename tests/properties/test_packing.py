@@ -53,6 +53,7 @@ def test_rows_of_mixed_requests_are_nine_tenths_full(shape: MicroBatchShape, low
         ([[10]] * 13, [120, 10]),  # 128 and 16, not 256
         ([[10]] * 20, [200]),  # 128 and 128 would cost as much
         ([[13], [30]], [43]),  # 16 and 32 would save no more than running twice costs
+        ([[30]] * 13, [240, 120, 30]),  # a row that is nearly full is not taken apart
         ([[100, 30]], [100, 30]),
         ([[20], [512, 512]], [20, 512, 512]),
         ([[100, 100], [40] * 8], [240, 240, 40]),  # the gap beside 200 is filled from another request
