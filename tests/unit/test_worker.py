@@ -11,7 +11,7 @@ from quartzite.batching.worker import Batcher, Depth, Ran
 from quartzite.config import QueueSettings
 from quartzite.domain import Encoded
 from quartzite.engines.base import MicroBatchShape
-from quartzite.errors import Overloaded
+from quartzite.errors import DeadlineExceeded, Overloaded
 from simulation import TimedEngine, in_virtual_time, items, now, started, vector_of
 
 HOUR = 3600.0
@@ -146,6 +146,15 @@ async def test_a_large_request_does_not_starve_behind_queries() -> None:
     assert any(not task.done() for task in more)
     for task in (*flood, *more):
         task.cancel()
+
+
+@in_virtual_time
+async def test_too_many_large_requests_do_not_all_miss_their_deadline() -> None:
+    """Of eight that need 65 s and have 40 s, the four for which there is time are answered."""
+    batcher = await started(TimedEngine(streams=2, shape=WHOLE_CHUNKS))
+    requests = [batcher.embed(items(*[512] * 32), 40.0) for _ in range(8)]
+    outcomes = await asyncio.gather(*requests, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Ran] * 4 + [DeadlineExceeded] * 4
 
 
 @in_virtual_time
