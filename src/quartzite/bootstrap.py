@@ -128,13 +128,17 @@ class _Loading:
 
     async def _start(self, card: ModelCard, settings: EngineSettings) -> tuple[Engine, Tokeniser, Batcher]:
         file = card.folder / "tokenizer.json"
-        tokeniser = await asyncio.to_thread(Tokeniser, file, card.max_tokens, card.shape.vocabulary)
-        engine = await asyncio.to_thread(self._load, card, settings, self._settings.cache.path)
+        reading = asyncio.create_task(asyncio.to_thread(Tokeniser, file, card.max_tokens, card.shape.vocabulary))
+        try:
+            engine = await asyncio.to_thread(self._load, card, settings, self._settings.cache.path)
+        except BaseException:
+            reading.cancel()
+            raise
         batcher = Batcher(engine, self._settings.queue)
         await batcher.start()
         # The engine is closed with its batcher; requests have had their time to end before that.
         self._stack.push_async_callback(batcher.stop, grace_s=0)
-        return engine, tokeniser, batcher
+        return engine, await reading, batcher
 
 
 def _loader(source: EngineSource) -> EngineLoader:

@@ -1,5 +1,6 @@
 """Settings become running objects, and all of them are closed again; on model folders without weights."""
 
+import gc
 import threading
 from pathlib import Path
 
@@ -105,18 +106,30 @@ async def test_another_precision_is_another_engine(tmp_path: Path) -> None:
         assert [engine.settings.precision for engine in built] == ["int8", "f32"]
 
 
-@pytest.mark.parametrize("fault", ["refused", "broken", "absent"])
+@pytest.mark.parametrize("fault", ["refused", "broken", "absent", "untokenised"])
 async def test_a_model_that_fails_is_named_and_the_others_are_closed(tmp_path: Path, fault: str) -> None:
     """If the second model cannot be loaded, the message names it and the first one is closed."""
     settings = settings_of(tmp_path, good="model", bad=fault)
     if fault == "absent":
         (tmp_path / fault / "config.json").unlink()
+    if fault == "untokenised":
+        (tmp_path / fault / "tokenizer.json").write_text("no JSON", encoding="utf-8")
     with pytest.raises((ModelRefused, RuntimeError)) as caught:
         async with running(settings, SOURCE):
             pytest.fail("the service must not run")
     told = str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
     assert "the model 'bad'" in told
-    assert [engine.closings for engine in built] == [1]
+    assert {engine.closings for engine in built} == {1}
+
+
+async def test_of_two_faults_in_one_model_one_is_told(tmp_path: Path) -> None:
+    """A folder refused by the engine whose tokenizer is damaged too fails once, and leaves no other failure behind."""
+    settings = settings_of(tmp_path, bad="refused")
+    (tmp_path / "refused" / "tokenizer.json").write_text("no JSON", encoding="utf-8")
+    with pytest.raises(ModelRefused, match="the model 'bad' cannot be served"):
+        async with running(settings, SOURCE):
+            pytest.fail("the service must not run")
+    gc.collect()
 
 
 async def test_a_name_that_leads_nowhere_is_told_before_any_engine(tmp_path: Path) -> None:

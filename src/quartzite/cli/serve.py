@@ -1,6 +1,7 @@
 """`quartzite serve`: the service, from the first bound port to the last answered request."""
 
 import errno
+import gc
 import json
 import os
 import shlex
@@ -77,6 +78,8 @@ def serve(
         typer.echo(as_toml(settings))
         return
     set_up_logging(settings.server.log_format)
+    # What a start makes stays; looking for garbage in it would take a tenth of a second.
+    gc.disable()
     # Until requests are taken there is nothing to end with care, so a signal ends the process at once.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     with _bound(settings.server) as listener:
@@ -108,6 +111,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     importing = create_task(to_thread(_import_web))
     async with running(settings) as service:
         server_class = await importing
+        gc.enable()
         app = web_app(service, settings)
         server = server_class(app, settings.server.shutdown_grace_s, lambda: typer.echo(greeting(service, listener)))
         with _port_failures(settings.server):
