@@ -97,7 +97,7 @@ $(VENV_DEV)/.ready: $(VENV_DEV)/.locked pyproject.toml
 	@touch $@
 
 $(VENV_REFERENCE)/.ready: requirements/reference.txt
-	$(call new-venv,$(VENV_REFERENCE),PyTorch and more: a gigabyte on disk; some minutes)
+	$(call new-venv,$(VENV_REFERENCE),PyTorch and transformers: 1.5 GB on disk, more with CUDA; some minutes)
 	@$(VENV_REFERENCE)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 

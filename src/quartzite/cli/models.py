@@ -57,7 +57,7 @@ def pull(
     settings = settings_of(config, [name], {"cache.folder": cache})
     set_up_logging(settings.server.log_format)
     folder = locate(settings.models[0], settings.cache.path, progress=True)
-    typer.echo(f"{settings.models[0].name}: {_in_units(_size_bytes(folder))}, in", err=True)
+    typer.echo(f"{settings.models[0].name} is here and verified, {_in_units(_size_bytes(folder))}:", err=True)
     typer.echo(folder)
 
 
