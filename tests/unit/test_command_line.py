@@ -71,7 +71,7 @@ def test_each_flag_is_an_environment_variable_too(
     assert run("serve", "--precision", "int8", "--show-settings") == 0
     shown = tomllib.loads(capsys.readouterr().out)
     assert shown["server"]["port"] == 1234
-    assert shown["models"] == [{"name": "a"}, {"name": "b", "folder": "/folder"}]
+    assert [(model["name"], model.get("folder")) for model in shown["models"]] == [("a", None), ("b", "/folder")]
     assert shown["engine"]["precision"] == "int8"
 
 
