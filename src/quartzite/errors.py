@@ -8,13 +8,20 @@ Knows nobody. The tree:
     │   ├── ModelRefused            a folder that cannot be served as it is: unknown architecture, Dense module, ALiBi
     │   ├── WeightsRefused          missing, unexpected, wrongly shaped or unreadable tensors
     │   ├── DownloadFailed
+    │   ├── AccountsRefused
     │   └── MissingExtra
     └── RequestFailure              what a client is answered
         ├── InvalidParameter        400 / 20015
         ├── TooManyItems            400 / 20042
         ├── UnknownModel            400 / 20012
+        ├── InvalidToken            401
+        ├── InvalidKey              401
+        ├── AccountDisabled         403
+        ├── LevelTooLow             403
+        ├── AllowanceSpent          403 / 30001
         ├── PathNotFound            404
         ├── MethodRefused           405
+        ├── RateLimited             429
         ├── Overloaded              503 / 50505
         ├── DeadlineExceeded        504
         ├── ClientGone              no answer: nobody is there to read it
@@ -48,6 +55,10 @@ class WeightsRefused(StartFailure):
 
 class DownloadFailed(StartFailure):
     """A model could not be fetched whole and verified."""
+
+
+class AccountsRefused(StartFailure):
+    """A change of accounts or keys cannot be made: no such name, a name that is taken, a value that is none."""
 
 
 class MissingExtra(StartFailure):
@@ -87,6 +98,59 @@ class UnknownModel(RequestFailure):
             "GET /v1/models lists those that are.",
             "model",
         )
+
+
+class InvalidToken(RequestFailure):
+    """There is no Authorization header, or it is not `Bearer` and one key."""
+
+    def __init__(self) -> None:
+        super().__init__("Invalid token")
+
+
+class InvalidKey(RequestFailure):
+    """The key is unknown, revoked or expired; which of them, only the operator may know."""
+
+    def __init__(self) -> None:
+        super().__init__("Api key is invalid")
+
+
+class AccountDisabled(RequestFailure):
+    """The account of the key has been shut out."""
+
+    def __init__(self) -> None:
+        super().__init__("Forbidden. The account of this key is disabled.")
+
+
+class LevelTooLow(RequestFailure):
+    """The model is for accounts of a higher level."""
+
+    def __init__(self, model: str, needed: int, level: int) -> None:
+        super().__init__(
+            f"Forbidden. The model {model!r} needs an account of level L{needed}, this one has L{level}.", "model"
+        )
+
+
+class AllowanceSpent(RequestFailure):
+    """The request would exceed what is left of the account's monthly token allowance."""
+
+    def __init__(self, allowed: int, spent: int, tokens: int) -> None:
+        super().__init__(
+            "Sorry, your account balance is insufficient. "
+            f"{spent} of the {allowed} tokens of this month are spent, and this request has {tokens}."
+        )
+
+
+class RateLimited(RequestFailure):
+    """A limit of the account, or of one `user` of it, leaves no room for the request.
+
+    `metric` is RPM, RPH, RPD, TPM or TPD; `retry_after_s` says in how many seconds there is room, None for a request
+    that is larger than the whole limit.
+    """
+
+    def __init__(self, metric: str, retry_after_s: int | None, detail: str = "", pointer: str = "") -> None:
+        super().__init__(f"Request was rejected due to rate limiting. Details:{metric} limit reached.{detail}", pointer)
+        self.metric = metric
+        self.retry_after_s = retry_after_s
 
 
 class PathNotFound(RequestFailure):
@@ -133,12 +197,12 @@ class EngineFault(RequestFailure):
         super().__init__("Request failed: Unknown error")
 
 
-Shape = Literal["object", "string"]
+Shape = Literal["object", "object without code", "string"]
 
 
 @dataclass(frozen=True, slots=True)
 class WireRow:
-    """How one failure looks on the wire; `shape` is an object `code, message, data` or a bare JSON string."""
+    """How one failure looks on the wire; `shape` is an object `code, message, data`, the same without code, or a string."""
 
     status: int
     code: int | None
@@ -150,8 +214,14 @@ WIRE: Mapping[type[RequestFailure], WireRow] = {
     InvalidParameter: WireRow(400, 20015, "object", retryable=False),
     TooManyItems: WireRow(400, 20042, "object", retryable=False),
     UnknownModel: WireRow(400, 20012, "object", retryable=False),
+    InvalidToken: WireRow(401, None, "string", retryable=False),
+    InvalidKey: WireRow(401, None, "string", retryable=False),
+    AccountDisabled: WireRow(403, None, "string", retryable=False),
+    LevelTooLow: WireRow(403, None, "string", retryable=False),
+    AllowanceSpent: WireRow(403, 30001, "object", retryable=False),
     PathNotFound: WireRow(404, None, "string", retryable=False),
     MethodRefused: WireRow(405, None, "string", retryable=False),
+    RateLimited: WireRow(429, None, "object without code", retryable=True),
     Overloaded: WireRow(503, 50505, "object", retryable=True),
     DeadlineExceeded: WireRow(504, None, "string", retryable=True),
     ClientGone: WireRow(499, None, "string", retryable=False),

@@ -40,6 +40,9 @@ VIOLATIONS = (
     Violation("Nothing heavy at run time", "pipeline.py", "torch"),
     Violation("Only the OpenVINO engine knows OpenVINO", "batching/waiting.py", "openvino"),
     Violation("Only the registry knows the hub", "web/models.py", "huggingface_hub"),
+    Violation("One direction of imports", "storage/keys.py", "quartzite.registry.card"),
+    Violation("SQL stands in the storage only", "web/operations.py", "sqlalchemy"),
+    Violation("SQL stands in the storage only", "cli/embed.py", "sqlite3"),
     Violation("Below web nobody knows the web", "config.py", "starlette"),
     Violation("Decisions and arithmetic are free of input and output", "postprocess/vectors.py", "asyncio"),
 )

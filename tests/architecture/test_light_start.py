@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-HEAVY = ("openvino", "numpy", "tokenizers", "huggingface_hub", "starlette", "uvicorn", "rich", "pydantic", "asyncio")
+HEAVY = (
+    *("openvino", "numpy", "tokenizers", "huggingface_hub", "starlette", "uvicorn", "rich", "pydantic", "asyncio"),
+    *("sqlalchemy", "alembic", "filelock"),
+)
 
 
 def imported_by(code: str) -> set[str]:

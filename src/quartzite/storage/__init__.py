@@ -1,0 +1,1 @@
+"""What is kept: accounts, keys and one row per request, in SQLite or PostgreSQL. SQL stands here and nowhere else."""
