@@ -5,10 +5,15 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
 import httpx
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
     from serving import FakeService, RequestLog
+
+# A busy machine is no fault of the code: how long one example takes decides nothing.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
