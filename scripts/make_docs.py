@@ -1,4 +1,4 @@
-"""Write docs/settings.md, docs/errors.md and docs/cli.md from the code; `--check` fails if they are not up to date."""
+"""Write the generated pages of docs/ from the code; `--check` fails if they are not up to date."""
 
 import sys
 from collections.abc import Iterator
@@ -11,18 +11,26 @@ from quartzite.cli.main import app
 from quartzite.config import Section, Settings, explain
 from quartzite.errors import (
     WIRE,
+    AccountDisabled,
+    AllowanceSpent,
     ClientGone,
     DeadlineExceeded,
     EngineFault,
+    InvalidKey,
     InvalidParameter,
+    InvalidToken,
+    LevelTooLow,
     MethodRefused,
+    NotRecorded,
     Overloaded,
     PathNotFound,
+    RateLimited,
     RequestFailure,
     StartFailure,
     TooManyItems,
     UnknownModel,
 )
+from quartzite.telemetry.metrics import METRICS
 from quartzite.web.failures import render
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -32,18 +40,30 @@ EXAMPLES: tuple[RequestFailure, ...] = (
     InvalidParameter("`input[3]` is an empty string.", "input[3]"),
     TooManyItems(33, 32),
     UnknownModel("BAAI/bge-small"),
+    InvalidToken(),
+    InvalidKey(),
+    AccountDisabled(),
+    LevelTooLow("Qwen/Qwen3-Embedding-8B", 2, 0),
+    AllowanceSpent(1_000_000, 999_990, 16),
     PathNotFound(),
     MethodRefused("POST"),
     ClientGone(),
     EngineFault(),
+    RateLimited("TPM", 12),
     Overloaded(),
+    NotRecorded(),
     DeadlineExceeded(60.0),
 )
 
 
 def main() -> None:
     """Write or compare every page."""
-    pages = {"settings.md": settings_page(), "errors.md": errors_page(), "cli.md": cli_page()}
+    pages = {
+        "settings.md": settings_page(),
+        "errors.md": errors_page(),
+        "metrics.md": metrics_page(),
+        "cli.md": cli_page(),
+    }
     if "--check" not in sys.argv[1:]:
         for name, page in pages.items():
             (DOCS / name).write_text(page, encoding="utf-8")
@@ -83,7 +103,7 @@ def _settings_tables() -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    if value is None:
+    if value in (None, ()):
         return "not set"
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
@@ -117,6 +137,30 @@ def errors_page() -> str:
 
 def _sentence(kind: type) -> str:
     return (kind.__doc__ or "").split("\n\n")[0].replace("\n    ", " ")
+
+
+def metrics_page() -> str:
+    """Return the page of all metrics."""
+    lines = [
+        "# Metrics",
+        MADE,
+        "`GET /metrics` answers in Prometheus' text format, without a key. Times are in seconds. A histogram is three",
+        "metrics: `_bucket` by upper bound `le`, `_sum` and `_count`. Series of a served model exist from its loading",
+        "on. Names that share weights share an engine: what concerns it is counted under the first of them. Facts about",
+        "the process (`process_*`, `python_*`) are those of prometheus-client. A dashboard for Grafana that shows all",
+        "of it: [deploy/grafana-dashboard.json](../deploy/grafana-dashboard.json).",
+        "",
+        "| metric | kind | labels | meaning |",
+        "|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.help} |")
+    lines += ["", "Upper bounds of the histograms' buckets, in the unit of the name:", ""]
+    for metric in METRICS:
+        if metric.buckets:
+            lines.append(f"- `{metric.name}`: {', '.join(f'{bound:g}' for bound in metric.buckets)}")
+    return "\n".join([*lines, ""])
 
 
 def cli_page() -> str:

@@ -23,6 +23,7 @@ Knows nobody. The tree:
         ├── MethodRefused           405
         ├── RateLimited             429
         ├── Overloaded              503 / 50505
+        ├── NotRecorded             503 / 50505
         ├── DeadlineExceeded        504
         ├── ClientGone              no answer: nobody is there to read it
         └── EngineFault             500 / 50507
@@ -176,6 +177,13 @@ class Overloaded(RequestFailure):
         self.retry_after_s = retry_after_s
 
 
+class NotRecorded(RequestFailure):
+    """The answer was ready and was not sent, because the database did not take its record."""
+
+    def __init__(self) -> None:
+        super().__init__("The request could not be recorded. Please try again later.")
+
+
 class DeadlineExceeded(RequestFailure):
     """The answer was not ready within the request's time."""
 
@@ -202,7 +210,7 @@ Shape = Literal["object", "object without code", "string"]
 
 @dataclass(frozen=True, slots=True)
 class WireRow:
-    """How one failure looks on the wire; `shape` is an object `code, message, data`, the same without code, or a string."""
+    """How one failure looks on the wire; an object is `code, message, data`, a string is bare JSON."""
 
     status: int
     code: int | None
@@ -223,6 +231,7 @@ WIRE: Mapping[type[RequestFailure], WireRow] = {
     MethodRefused: WireRow(405, None, "string", retryable=False),
     RateLimited: WireRow(429, None, "object without code", retryable=True),
     Overloaded: WireRow(503, 50505, "object", retryable=True),
+    NotRecorded: WireRow(503, 50505, "object", retryable=True),
     DeadlineExceeded: WireRow(504, None, "string", retryable=True),
     ClientGone: WireRow(499, None, "string", retryable=False),
     EngineFault: WireRow(500, 50507, "object", retryable=True),

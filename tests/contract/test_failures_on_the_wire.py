@@ -8,13 +8,20 @@ from starlette.requests import Request
 
 from quartzite.errors import (
     WIRE,
+    AccountDisabled,
+    AllowanceSpent,
     ClientGone,
     DeadlineExceeded,
     EngineFault,
+    InvalidKey,
     InvalidParameter,
+    InvalidToken,
+    LevelTooLow,
     MethodRefused,
+    NotRecorded,
     Overloaded,
     PathNotFound,
+    RateLimited,
     RequestFailure,
     TooManyItems,
     UnknownModel,
@@ -170,11 +177,28 @@ ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
     InvalidParameter("what", "input[3]"): (400, _bad_request(GENERIC + "what", "input[3]")),
     TooManyItems(33, 32): (400, _bad_request("input batch size 33 > maximum allowed batch size 32", "input", 20042)),
     UnknownModel("é"): (400, _bad_request(UNKNOWN.format("é"), "model", 20012)),
+    InvalidToken(): (401, b'"Invalid token"'),
+    InvalidKey(): (401, b'"Api key is invalid"'),
+    AccountDisabled(): (403, b'"Forbidden. The account of this key is disabled."'),
+    LevelTooLow("m", 2, 0): (403, b"\"Forbidden. The model 'm' needs an account of level L2, this one has L0.\""),
+    AllowanceSpent(100, 90, 16): (
+        403,
+        b'{"code":30001,"message":"Sorry, your account balance is insufficient. '
+        b'90 of the 100 tokens of this month are spent, and this request has 16.","data":""}',
+    ),
+    RateLimited("TPM", 3): (
+        429,
+        b'{"message":"Request was rejected due to rate limiting. Details:TPM limit reached.","data":""}',
+    ),
     PathNotFound(): (404, b'"404 page not found"'),
     MethodRefused("POST"): (405, b'"405 method not allowed, use POST"'),
     Overloaded(3): (
         503,
         b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":""}',
+    ),
+    NotRecorded(): (
+        503,
+        b'{"code":50505,"message":"The request could not be recorded. Please try again later.","data":""}',
     ),
     DeadlineExceeded(2.5): (504, b'"Request timed out after 2.5 s. Please try again later."'),
     ClientGone(): (499, b'"client closed the connection"'),
@@ -188,14 +212,16 @@ def test_every_failure_is_rendered_by_its_row(failure: RequestFailure, expected:
     answer = render(failure)
     assert (answer.status_code, answer.body) == expected
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
-    assert answer.headers.get("retry-after") == ("3" if isinstance(failure, Overloaded) else None)
+    assert answer.headers.get("retry-after") == ("3" if isinstance(failure, Overloaded | RateLimited) else None)
+    assert answer.headers.get("www-authenticate") == ("Bearer" if answer.status_code == 401 else None)
 
 
 def test_the_table_has_a_row_for_every_failure_and_the_document_s_shapes() -> None:
     """No class is without a row, and each status has the one shape that the document gives it."""
     assert set(WIRE) == set(RequestFailure.__subclasses__()) == {type(failure) for failure in ONE_OF_EACH}
     shapes = {row.status: row.shape for row in WIRE.values()}
-    assert {400: "object", 404: "string", 503: "object", 504: "string"}.items() <= shapes.items()
+    document = {400: "object", 401: "string", 404: "string", 429: "object without code", 503: "object", 504: "string"}
+    assert document.items() <= shapes.items()
 
 
 async def test_the_allowed_methods_are_told_in_one_order() -> None:
