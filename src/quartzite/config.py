@@ -3,6 +3,7 @@
 Knows nothing of the parts that use them. Every field carries its help text; `docs/settings.md` is made from it.
 """
 
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,15 @@ from quartzite.errors import InvalidConfig
 Precision = Literal["auto", "f32", "bf16", "int8"]
 TokenArrays = Literal["model", "reject"]
 LogFormat = Literal["text", "json"]
+WhenDown = Literal["open", "closed"]
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+Level = Annotated[int, Meta(ge=0, le=5)]
+SECRET = {"secret": True}
+"""The `extra` of a setting that must not be shown."""
 
 
 S = TypeVar("S", bound="Section")
@@ -38,12 +43,23 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on; 0 takes a free one.")] = 8000
     no_auth: Annotated[
-        bool, Meta(description="Answer other machines without API keys; needed to listen on more than this machine.")
+        bool,
+        Meta(description="Ask nobody for a key, although other machines are let in or there are keys in the database."),
     ] = False
     log_format: Annotated[LogFormat, Meta(description="`text` for people, `json` for machines.")] = "text"
     shutdown_grace_s: Annotated[
         Natural, Meta(description="How long running requests may go on after a stop signal, in seconds.")
     ] = 30
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can call; names other than `localhost` are not looked up and count as others."""
+        import ipaddress
+
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
 
 class ModelSettings(Section, frozen=True, kw_only=True):
@@ -57,6 +73,7 @@ class ModelSettings(Section, frozen=True, kw_only=True):
         str | None, Meta(description="Branch, tag or commit to download; default: the catalogue's.")
     ] = None
     precision: Annotated[Precision | None, Meta(description="Overrides `engine.precision` for this model.")] = None
+    level: Annotated[Level, Meta(description="The level that an account needs to use this model.")] = 0
 
 
 class EngineSettings(Section, frozen=True, kw_only=True):
@@ -94,6 +111,50 @@ class QueueSettings(Section, frozen=True, kw_only=True):
     max_requests: Annotated[Positive, Meta(description="Most requests waiting.")] = 2_000
 
 
+class AccessSettings(Section, frozen=True, kw_only=True):
+    """Who may use the service, besides the accounts of the database."""
+
+    api_keys: Annotated[
+        tuple[str, ...],
+        Meta(description="Keys that need no database; all of them are one account, named `settings`.", extra=SECRET),
+    ] = ()
+    level: Annotated[Level, Meta(description="The level of that account.")] = 0
+
+
+class LevelSettings(Section, frozen=True, kw_only=True):
+    """The limits of accounts of one level, per account and model; 0 sets no limit. The table `[[levels]]` repeats.
+
+    An account whose level has no table has no limits. A table with `model` goes before one without.
+    """
+
+    level: Annotated[Level, Meta(description="The level, of L0 to L5.")]
+    model: Annotated[str | None, Meta(description="The one model that this table is for; default: each model.")] = None
+    requests_per_minute: Annotated[Natural, Meta(description="RPM.")] = 0
+    requests_per_hour: Annotated[Natural, Meta(description="RPH.")] = 0
+    requests_per_day: Annotated[Natural, Meta(description="RPD.")] = 0
+    tokens_per_minute: Annotated[Natural, Meta(description="TPM.")] = 0
+    tokens_per_day: Annotated[Natural, Meta(description="TPD.")] = 0
+    user_requests_per_minute: Annotated[Natural, Meta(description="RPM of each `user` inside an account.")] = 0
+    user_tokens_per_minute: Annotated[Natural, Meta(description="TPM of each `user` inside an account.")] = 0
+
+
+class LimitSettings(Section, frozen=True, kw_only=True):
+    """Where the limits of `[[levels]]` are counted."""
+
+    shared_url: Annotated[
+        str | None,
+        Meta(
+            description="`redis://HOST:PORT/DB` of the Redis or Valkey in which several gateways count together; "
+            "default: each counts for itself.",
+            extra=SECRET,
+        ),
+    ] = None
+    when_down: Annotated[
+        WhenDown,
+        Meta(description="While that store is down: `open` lets each gateway count for itself, `closed` answers 503."),
+    ] = "open"
+
+
 class CacheSettings(Section, frozen=True, kw_only=True):
     """Where model files are kept."""
 
@@ -105,6 +166,37 @@ class CacheSettings(Section, frozen=True, kw_only=True):
         return Path(self.folder).expanduser()
 
 
+class StorageSettings(Section, frozen=True, kw_only=True):
+    """Where accounts, keys and the record of requests are kept."""
+
+    url: Annotated[
+        str | None,
+        Meta(
+            description="`sqlite:///FILE` or `postgresql://USER@HOST/NAME`; default: SQLite in the data folder.",
+            extra=SECRET,
+        ),
+    ] = None
+    data_folder: Annotated[str, Meta(description="Folder for the database file.")] = "~/.local/share/quartzite"
+    retention_days: Annotated[
+        Natural, Meta(description="How long the record of a request is kept, in days; 0 keeps it for ever.")
+    ] = 400
+
+    @property
+    def file(self) -> Path:
+        """The database file that is used when no `url` is set."""
+        return Path(self.data_folder).expanduser().absolute() / "quartzite.db"
+
+    @property
+    def in_use(self) -> bool:
+        """Whether a database was asked for, or made earlier."""
+        return self.url is not None or self.file.exists()
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the database in use; its file need not exist yet."""
+        return self.url or f"sqlite:///{self.file.as_posix()}"
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """All settings of one server."""
 
@@ -114,13 +206,22 @@ class Settings(Section, frozen=True, kw_only=True):
     requests: RequestSettings = RequestSettings()
     queue: QueueSettings = QueueSettings()
     cache: CacheSettings = CacheSettings()
+    access: AccessSettings = AccessSettings()
+    levels: tuple[LevelSettings, ...] = ()
+    limits: LimitSettings = LimitSettings()
+    storage: StorageSettings = StorageSettings()
+
+    @property
+    def keys_possible(self) -> bool:
+        """Whether there can be keys: some are in the settings, or there is a database that may hold some."""
+        return bool(self.access.api_keys) or self.storage.in_use
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
     """One setting as documents and flags show it; `path` is `server.port`, or `models[].name` in a repeated table.
 
-    `type` is in words, and `default` is None for a setting that has none or that is required.
+    `type` is in words, and `default` is None for a setting that has none or that is required. A `secret` is not shown.
     """
 
     path: str
@@ -128,6 +229,7 @@ class Setting:
     default: object
     required: bool
     description: str
+    secret: bool = False
 
 
 def explain(kind: type[Section] = Settings, prefix: str = "") -> Iterator[Setting]:
@@ -142,7 +244,8 @@ def explain(kind: type[Section] = Settings, prefix: str = "") -> Iterator[Settin
         else:
             inner, *metas = get_args(hint)
             default = None if field.required else field.default
-            yield Setting(path, _in_words(inner, metas), default, field.required, metas[-1].description)
+            words, secret = metas[-1].description, metas[-1].extra == SECRET
+            yield Setting(path, _in_words(inner, metas), default, field.required, words, secret)
 
 
 def _in_words(hint: Any, metas: Sequence[Meta] = ()) -> str:
@@ -150,6 +253,8 @@ def _in_words(hint: Any, metas: Sequence[Meta] = ()) -> str:
         return " or ".join(_in_words(part) for part in get_args(hint) if part is not NoneType)
     if get_origin(hint) is Literal:
         return ", ".join(get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"list of {_in_words(get_args(hint)[0])}s"
     return {str: "text", bool: "true or false", int: "integer"}[hint] + _bounds(metas)
 
 
@@ -218,8 +323,8 @@ def _section(kind: type[S], table: object, path: str, faults: list[str]) -> S | 
 def _field(hint: Any, value: object, path: str, faults: list[str]) -> Any:
     if isinstance(hint, type) and issubclass(hint, Section):
         return _section(hint, value, path, faults)
-    if path == "models":
-        return _models(value, faults)
+    if get_origin(hint) is tuple:
+        return _tables(get_args(hint)[0], value, path, faults)
     try:
         return msgspec.convert(value, hint)
     except msgspec.ValidationError as error:
@@ -227,31 +332,35 @@ def _field(hint: Any, value: object, path: str, faults: list[str]) -> Any:
         return None
 
 
-def _models(value: object, faults: list[str]) -> tuple[ModelSettings | None, ...]:
-    if not isinstance(value, list | tuple) or not value:
-        faults.append("models must be a list of at least one [[models]] table")
+def _tables(kind: type[S], value: object, path: str, faults: list[str]) -> tuple[S | None, ...]:
+    if not isinstance(value, list | tuple) or not (value or path == "levels"):
+        faults.append(f"{path} must be a list of at least one [[{path}]] table")
         return ()
-    return tuple(_section(ModelSettings, entry, f"models[{i}]", faults) for i, entry in enumerate(value))
+    return tuple(_section(kind, entry, f"{path}[{i}]", faults) for i, entry in enumerate(value))
 
 
 def _contradictions(settings: Settings) -> list[str]:
     names = [model.name for model in settings.models]
     faults = [f"models: the name {name!r} is given twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    if not settings.server.no_auth and not _is_loopback(settings.server.host):
-        faults.append(
-            f"server.host: {settings.server.host!r} lets other machines in, and this version asks nobody for a key; "
-            "set server.no_auth (--no-auth) if that is wanted"
-        )
-    return faults
+    tables = [(level.level, level.model) for level in settings.levels]
+    faults += [
+        f"levels: the limits of L{level} for {'each model' if model is None else repr(model)} are given twice"
+        for level, model in sorted({table for table in tables if tables.count(table) > 1}, key=str)
+    ]
+    if settings.access.api_keys and settings.server.no_auth:
+        faults.append("server.no_auth: nobody would be asked for the keys of access.api_keys; leave one of them out")
+    if any(not re.fullmatch("[!-~]+", key) for key in settings.access.api_keys):
+        faults.append("access.api_keys: a key must have printable ASCII characters only, at least one, and no space")
+    return faults + ([] if settings.keys_possible else _open_to_others(settings.server))
 
 
-def _is_loopback(host: str) -> bool:
-    import ipaddress
-
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _open_to_others(server: ServerSettings) -> list[str]:
+    if server.no_auth or server.is_loopback:
+        return []
+    return [
+        f"server.host: {server.host!r} lets other machines in, and there is no key to ask them for; make one "
+        "(quartzite keys create), give one (--api-key), or set server.no_auth (--no-auth) if anyone may come"
+    ]
 
 
 def _nearest(key: str, known: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ micro-batch · D native dimensions of a model · d requested dimensions · H att
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -80,3 +80,76 @@ class Embedded:
     encoding: Encoding
     tokens: int
     timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """How much work there is: `tokens` and `requests` that wait, and micro-batches `running`."""
+
+    tokens: int
+    requests: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchRun:
+    """One micro-batch that has been in the engine: what it held, what its bucket added, and how it went.
+
+    `tokens` counts those of its `items`, `padding_tokens` the places computed without one, `engine_s` its seconds in
+    the engine; `failed` when at least one of its items got no embedding.
+    """
+
+    items: int
+    tokens: int
+    padding_tokens: int
+    engine_s: float
+    failed: bool
+
+
+ModelState = Literal["healthy", "degraded", "failing", "lost", "broken", "stopped"]
+"""How a model is.
+
+`healthy` it answers; `degraded` it answers with fewer streams than it has; `failing` its engine failed on everything
+lately; `lost` every stream hangs in the engine; `broken` its scheduling failed; `stopped` it accepts no requests.
+"""
+MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelHealth:
+    """The state of a model, and how many of its `streams` are lost: busy for longer than any request was given."""
+
+    state: ModelState
+    streams: int
+    lost_streams: int
+
+    @property
+    def usable(self) -> bool:
+        """Whether requests can be answered."""
+        return self.state in {"healthy", "degraded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a limit still leaves: `remaining` of `limit` requests or tokens, whole again in `reset_s` seconds."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request, in counts and times without content; what is not known is None or 0.
+
+    `status` and `code` are those of the answer; `total_s` runs from the arrival to the answer being ready.
+    """
+
+    status: int
+    code: int | None
+    model: str | None
+    user: str | None
+    items: int
+    tokens: int
+    timings: Timings
+    total_s: float

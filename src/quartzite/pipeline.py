@@ -4,9 +4,11 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
-from quartzite.admission.gate import Caller, Gate
+from quartzite.admission.gate import Caller, Gate, Permit
+from quartzite.admission.visit import visit
 from quartzite.batching.worker import Batcher, Ran
 from quartzite.config import RequestSettings
 from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings
@@ -15,6 +17,7 @@ from quartzite.postprocess.vectors import finish
 from quartzite.preprocess.inputs import check_dimensions
 from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import ModelCard
+from quartzite.telemetry.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,26 +46,28 @@ class Pipeline:
         self._tokenising = tokenising
         self._clock = clock
 
-    async def embed(self, request: EmbeddingRequest, caller: Caller) -> Embedded:
+    def visit(self, caller: Caller, trace: Trace) -> AbstractAsyncContextManager[Permit]:
+        """Let `caller` in for the length of the `async with`, at whose end is recorded what became of its request."""
+        return visit(self._gate, caller, trace, self._clock)
+
+    async def embed(self, request: EmbeddingRequest, permit: Permit) -> Embedded:
         """Answer one request; raises a RequestFailure that says why not, and drops all its work when cancelled."""
         deadline = self._clock() + self._timeout_s
-        permit = await self._gate.admit(caller)
         model = self._find(request)
+        await self._gate.count(permit, request)
+        check_dimensions(request.dimensions, model.card)
         encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
         tokens = sum(item.tokens for item in encoded)
-        await self._gate.charge(permit, request.model, tokens)
+        await self._gate.charge(permit, request, tokens)
         ran = await self._compute(model.batcher, encoded, deadline)
         vectors = finish(ran.vectors, request.dimensions)
         timings = Timings(tokenise_s, ran.queue_s, ran.engine_s)
-        answer = Embedded(request.model, vectors, request.encoding, tokens, timings)
-        await self._gate.record(permit, answer)
-        return answer
+        return Embedded(request.model, vectors, request.encoding, tokens, timings)
 
     def _find(self, request: EmbeddingRequest) -> ServedModel:
         model = self.models.get(request.model)
         if model is None:
             raise UnknownModel(request.model)
-        check_dimensions(request.dimensions, model.card)
         return model
 
     async def _tokenise(

@@ -8,6 +8,7 @@ import pytest
 
 from quartzite.admission.gate import OpenGate, Permit
 from quartzite.config import RequestSettings
+from quartzite.domain import EmbeddingRequest
 from serving import CLASSIC, RequestLog, exchange, fake_service, listening
 
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nHost: service\r\n"
@@ -86,7 +87,7 @@ class _Counting(OpenGate):
     def __init__(self) -> None:
         self.charged = asyncio.Semaphore(0)
 
-    async def charge(self, permit: Permit, model: str, tokens: int) -> None:
+    async def charge(self, permit: Permit, request: EmbeddingRequest, tokens: int) -> None:
         self.charged.release()
 
 

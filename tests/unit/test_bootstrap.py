@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import model_folders
-from quartzite.admission.gate import Caller
+from quartzite.admission.gate import Caller, Permit
 from quartzite.bootstrap import EngineSource, running, web_app
 from quartzite.config import CacheSettings, EngineSettings, ModelSettings, Settings
 from quartzite.domain import EmbeddingRequest, TextItem
@@ -76,7 +76,7 @@ async def test_a_model_is_loaded_served_and_closed(settings: Settings) -> None:
     """Inside the `async with` the pipeline answers; after it the engine is closed and no thread is left."""
     threads = threading.active_count()
     async with running(settings, SOURCE) as service:
-        answer = await service.pipeline.embed(request("first"), Caller(None, "t"))
+        answer = await service.pipeline.embed(request("first"), Permit(Caller(None, "t")))
         assert answer.vectors.shape == (1, 32)
         (loaded,) = service.models
         assert (loaded.card.name, loaded.arithmetic) == ("first", built[0].arithmetic)
@@ -94,7 +94,7 @@ async def test_names_of_one_folder_share_an_engine(tmp_path: Path) -> None:
         assert len(built) == 2
         assert models["one"].batcher is models["two"].batcher is not models["other"].batcher
         assert [models[name].card.name for name in models] == ["one", "two", "other"]
-        answers = [await service.pipeline.embed(request(name), Caller(None, "t")) for name in ("one", "two")]
+        answers = [await service.pipeline.embed(request(name), Permit(Caller(None, "t"))) for name in ("one", "two")]
         assert [answer.model for answer in answers] == ["one", "two"]
 
 
@@ -171,7 +171,7 @@ async def test_many_starts_leave_nothing_behind(settings: Settings) -> None:
 
     async def once() -> None:
         async with running(settings, SOURCE) as service:
-            await service.pipeline.embed(request("first"), Caller(None, "t"))
+            await service.pipeline.embed(request("first"), Permit(Caller(None, "t")))
 
     def held() -> tuple[int, int]:
         return len(list(Path("/proc/self/fd").iterdir())), threading.active_count()

@@ -49,7 +49,7 @@ def embed(
 async def _embed(settings: Settings, texts: Iterable[str], dimensions: int | None, truncate: "Side | None") -> None:
     import orjson
 
-    from quartzite.admission.gate import Caller
+    from quartzite.admission.gate import Caller, Permit
     from quartzite.bootstrap import running
     from quartzite.domain import EmbeddingRequest
 
@@ -57,7 +57,7 @@ async def _embed(settings: Settings, texts: Iterable[str], dimensions: int | Non
         items = (_item(text, number) for number, text in enumerate(texts, 1))
         while chunk := tuple(islice(items, TEXTS_AT_ONCE)):
             request = EmbeddingRequest(settings.models[0].name, chunk, dimensions=dimensions, truncate=truncate)
-            answer = await service.pipeline.embed(request, Caller(None, "embed"))
+            answer = await service.pipeline.embed(request, Permit(Caller(None, "embed")))
             for vector in answer.vectors:
                 typer.echo(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY))
 

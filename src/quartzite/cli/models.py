@@ -102,11 +102,11 @@ async def _check(settings: Settings) -> bool:
 
 
 async def _vectors(pipeline: "Pipeline", name: str, texts: Sequence[str]) -> "Vectors":
-    from quartzite.admission.gate import Caller
+    from quartzite.admission.gate import Caller, Permit
     from quartzite.domain import EmbeddingRequest, TextItem
 
     request = EmbeddingRequest(name, tuple(map(TextItem, texts)))
-    return (await pipeline.embed(request, Caller(None, "check"))).vectors
+    return (await pipeline.embed(request, Permit(Caller(None, "check")))).vectors
 
 
 def _report(title: str, findings: "Sequence[Finding]") -> bool:

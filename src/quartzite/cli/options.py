@@ -43,11 +43,21 @@ OneModel = Annotated[
 Host = Annotated[str | None, setting("server.host", "--host")]
 PortFlag = Annotated[int | None, setting("server.port", "--port")]
 NoAuth = Annotated[bool | None, setting("server.no_auth", "--no-auth")]
+ApiKeys = Annotated[
+    list[str] | None,
+    setting(
+        "access.api_keys",
+        "--api-key",
+        "A key that callers must have; repeat it for several. Needs no database, and makes one account of all of them.",
+    ),
+]
 LogFormatFlag = Annotated[LogFormat | None, setting("server.log_format", "--log-format")]
 PrecisionFlag = Annotated[Precision | None, setting("engine.precision", "--precision")]
 Streams = Annotated[int | None, setting("engine.streams", "--streams")]
 Threads = Annotated[int | None, setting("engine.threads", "--threads")]
 Device = Annotated[str | None, setting("engine.device", "--device")]
+StorageUrl = Annotated[str | None, setting("storage.url", "--storage-url")]
+DataFolder = Annotated[str | None, setting("storage.data_folder", "--data-folder")]
 CacheFolder = Annotated[str | None, setting("cache.folder", "--cache")]
 
 

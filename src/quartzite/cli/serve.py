@@ -15,6 +15,7 @@ import typer
 
 from quartzite import __version__
 from quartzite.cli.options import (
+    ApiKeys,
     CacheFolder,
     ConfigFile,
     Device,
@@ -50,6 +51,7 @@ def serve(
     host: Host = None,
     port: PortFlag = None,
     no_auth: NoAuth = None,
+    api_keys: ApiKeys = None,
     precision: PrecisionFlag = None,
     streams: Streams = None,
     threads: Threads = None,
@@ -64,6 +66,7 @@ def serve(
         "server.host": host,
         "server.port": port,
         "server.no_auth": no_auth,
+        "access.api_keys": api_keys or None,
         "server.log_format": log_format,
         "engine.precision": precision,
         "engine.streams": streams,
@@ -109,7 +112,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from quartzite.bootstrap import running, web_app
 
     importing = create_task(to_thread(_import_web))
-    async with running(settings) as service:
+    async with running(settings, guarded=True) as service:
         server_class = await importing
         gc.enable()
         app = web_app(service, settings)
@@ -170,6 +173,7 @@ def greeting(service: "Service", listener: socket.socket) -> str:
         )
         for loaded in service.models
     ]
+    key = "-H 'Authorization: Bearer YOUR_KEY' " if service.asks_for_keys else ""
     example = json.dumps({"model": service.models[0].card.name, "input": "Hello, world!"}, ensure_ascii=False)
     return "\n".join(
         [
@@ -178,7 +182,7 @@ def greeting(service: "Service", listener: socket.socket) -> str:
             table(("model", "dimensions", "max tokens", "precision", "loaded in"), rows),
             "",
             "Try it:",
-            f"curl {url}/v1/embeddings -H 'Content-Type: application/json' -d {shlex.quote(example)}",
+            f"curl {url}/v1/embeddings {key}-H 'Content-Type: application/json' -d {shlex.quote(example)}",
             "",
         ]
     )

@@ -28,9 +28,14 @@ def _table(title: str, section: Section) -> Iterator[str]:
     for setting in explain(type(section)):
         value = getattr(section, setting.path)
         yield f"# {setting.description}"
-        yield f"# {setting.path} is not set" if value is None else f"{setting.path} = {_literal(value)}"
+        if value is None:
+            yield f"# {setting.path} is not set"
+        elif setting.secret and value:
+            yield f"# {setting.path} is set, and not shown"
+        else:
+            yield f"{setting.path} = {_literal(value)}"
     yield ""
 
 
-def _literal(value: str | int | bool) -> str:
+def _literal(value: str | int | bool | tuple[str, ...]) -> str:
     return json.dumps(value, ensure_ascii=False)

@@ -2,9 +2,10 @@
 
 import os
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-from quartzite.domain import Timings
+from quartzite.domain import Allowance, Timings
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
@@ -14,14 +15,18 @@ _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
 class Trace:
     """What is known of one request while it runs; fields are filled in as they become known.
 
-    `items` and `tokens` are counts, never content; `timings` say where the time of an answered request went.
+    `user` is what the client says of its own customers, and never logged. `items` and `tokens` are counts, never
+    content; `timings` say where the time of an answered request went; `allowances`, by `requests` and `tokens`, are
+    what the limits of its caller leave, empty without limits.
     """
 
     id: str
     model: str | None = None
+    user: str | None = None
     items: int | None = None
     tokens: int | None = None
     timings: Timings | None = None
+    allowances: Mapping[str, Allowance] = field(default_factory=dict)
 
 
 def new_trace_id() -> str:

@@ -19,12 +19,13 @@ class Embeddings:
         self._settings = settings
 
     async def create(self, http: Request) -> JsonResponse:
-        """Answer one request; what it asks for is dropped when its client leaves."""
-        body = await read_body(http.headers, http.receive, self._settings.max_body_bytes)
-        request = read_request(body, self._settings)
+        """Answer one request; what it asks for is dropped when its client leaves, and no body is read for strangers."""
         trace = trace_of(http)
-        trace.model, trace.items = request.model, len(request.items)
-        caller = Caller(http.headers.get("authorization"), trace.id)
-        answer = await while_connected(http.receive, self._pipeline.embed(request, caller))
-        trace.tokens, trace.timings = answer.tokens, answer.timings
-        return JsonResponse(write_answer(answer))
+        caller = Caller(http.headers.get("authorization"), trace.id, http.client.host if http.client else None)
+        async with self._pipeline.visit(caller, trace) as permit:
+            body = await read_body(http.headers, http.receive, self._settings.max_body_bytes)
+            request = read_request(body, self._settings)
+            trace.model, trace.user, trace.items = request.model, request.user, len(request.items)
+            answer = await while_connected(http.receive, self._pipeline.embed(request, permit))
+            trace.tokens, trace.timings = answer.tokens, answer.timings
+            return JsonResponse(write_answer(answer))

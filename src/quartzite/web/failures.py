@@ -6,7 +6,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quartzite.errors import MethodRefused, Overloaded, PathNotFound, RequestFailure, wire_row
+from quartzite.errors import MethodRefused, Overloaded, PathNotFound, RateLimited, RequestFailure, wire_row
 
 
 class JsonResponse(Response):
@@ -21,7 +21,9 @@ def render(failure: RequestFailure) -> JsonResponse:
     body: object = failure.message
     if row.shape == "object":
         body = {"code": row.code, "message": failure.message, "data": failure.pointer}
-    return JsonResponse(orjson.dumps(body), row.status, headers=_headers(failure))
+    elif row.shape == "object without code":
+        body = {"message": failure.message, "data": failure.pointer}
+    return JsonResponse(orjson.dumps(body), row.status, headers=_headers(failure, row.status))
 
 
 async def refuse_path(_request: Request, _refusal: Exception) -> NoReturn:
@@ -35,8 +37,12 @@ async def refuse_method(_request: Request, refusal: Exception) -> NoReturn:
     raise MethodRefused(", ".join(sorted(allowed.split(", "))))
 
 
-def _headers(failure: RequestFailure) -> dict[str, str] | None:
-    if isinstance(failure, Overloaded):
+def _headers(failure: RequestFailure, status: int) -> dict[str, str] | None:
+    if status == 401:
+        return {"WWW-Authenticate": "Bearer"}
+    if isinstance(failure, RateLimited) and failure.retry_after_s is None:
+        return {"x-should-retry": "false"}  # OpenAI's clients retry every 429 but for this
+    if isinstance(failure, Overloaded | RateLimited):
         return {"Retry-After": str(failure.retry_after_s)}
     if isinstance(failure, MethodRefused):
         return {"Allow": failure.allowed}

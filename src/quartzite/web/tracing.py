@@ -11,6 +11,7 @@ from quartzite.errors import EngineFault, Overloaded, RequestFailure
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.trace import Trace, new_trace_id
 from quartzite.web.failures import render
+from quartzite.web.limits import limit_headers
 
 logger = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 200
@@ -64,7 +65,8 @@ class _Visit:
         """Pass a part of the answer on, the trace id added to its headers."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
-            message["headers"] = [*message["headers"], (b"x-siliconcloud-trace-id", self.trace.id.encode("ascii"))]
+            trace_id = (b"x-siliconcloud-trace-id", self.trace.id.encode("ascii"))
+            message["headers"] = [*message["headers"], trace_id, *limit_headers(self.trace.allowances)]
         await self._send(message)
 
     async def fail(self, failure: RequestFailure) -> None:

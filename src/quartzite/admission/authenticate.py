@@ -1,0 +1,101 @@
+"""Whose request it is: Authorization header → principal. Knows keys by a look-up, not where they are kept."""
+
+import asyncio
+import hashlib
+import hmac
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from quartzite.errors import AccountDisabled, InvalidKey, InvalidToken
+
+REMEMBERED_S = 2.0
+"""How long the answer of a look-up is believed: a revoked key dies within this time in every process."""
+
+_MOST_REMEMBERED = 10_000
+_BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """The account that a key stands for.
+
+    `level` is 0 to 5. Ids are None for a key that stands in the settings, `monthly_tokens` without an allowance.
+    """
+
+    level: int = 0
+    account_id: int | None = None
+    key_id: int | None = None
+    disabled: bool = False
+    monthly_tokens: int | None = None
+
+
+class FindKey(Protocol):
+    """Looks a secret up, blocking; None for one that is unknown, revoked or expired."""
+
+    def __call__(self, secret: str) -> Principal | None:
+        """Return whom `secret` stands for."""
+
+
+class Authenticator:
+    """Finds the principal of a header: first among `secrets`, which all belong to `owner`, then by `find`.
+
+    What `find` says is remembered for REMEMBERED_S, counted from before it was asked, and known by hashes only.
+    """
+
+    def __init__(
+        self,
+        secrets: Iterable[str],
+        owner: Principal,
+        find: FindKey | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._digests = [_digest(secret) for secret in secrets]
+        self._owner = owner
+        self._find = find
+        self._clock = clock
+        self._remembered: OrderedDict[bytes, tuple[float, asyncio.Task[Principal | None]]] = OrderedDict()
+
+    async def principal(self, authorization: str | None) -> Principal:
+        """Return whose key stands in the header; raises InvalidToken, InvalidKey or AccountDisabled."""
+        bearer = _BEARER.fullmatch(authorization or "")
+        if bearer is None:
+            raise InvalidToken
+        secret = bearer[1]
+        digest = _digest(secret)
+        # All are compared: the time it takes says nothing of which one was right.
+        if any([hmac.compare_digest(digest, known) for known in self._digests]):
+            return self._owner
+        found = await self._look_up(self._find, secret, digest) if self._find else None
+        if found is None:
+            raise InvalidKey
+        if found.disabled:
+            raise AccountDisabled
+        return found
+
+    async def _look_up(self, find: FindKey, secret: str, digest: bytes) -> Principal | None:
+        """Ask once for all requests that come with the same secret in the meantime."""
+        now = self._clock()
+        since, asked = self._remembered.get(digest, (-REMEMBERED_S, None))
+        if asked is None or now - since >= REMEMBERED_S or _failed(asked):
+            asked = asyncio.create_task(asyncio.to_thread(find, secret))
+            asked.add_done_callback(_failed)  # an error is told to those who wait, or to nobody
+            self._remember(digest, now, asked)
+        return await asyncio.shield(asked)
+
+    def _remember(self, digest: bytes, now: float, asked: "asyncio.Task[Principal | None]") -> None:
+        self._remembered[digest] = now, asked
+        self._remembered.move_to_end(digest)
+        if len(self._remembered) > _MOST_REMEMBERED:
+            self._remembered.popitem(last=False)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _failed(asked: "asyncio.Task[Principal | None]") -> bool:
+    return asked.done() and (asked.cancelled() or asked.exception() is not None)
