@@ -44,7 +44,7 @@ check: $(VENV_DEV)/.ready ## format, lint, types, import rules, generated docume
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python scripts/make_docs.py --check
 
-docs: $(VENV_DEV)/.ready ## write docs/settings.md, docs/errors.md and docs/cli.md anew from the code
+docs: $(VENV_DEV)/.ready ## write the generated pages of docs/ anew from the code
 	@$(BIN)/python scripts/make_docs.py
 
 test-heavy: $(VENV_DEV)/.ready ## the tests of full-size shapes: minutes, and gigabytes of memory

@@ -22,6 +22,7 @@ from quartzite.engines.fake import FakeEngine
 from quartzite.pipeline import Pipeline, ServedModel
 from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import BertShape, ModelCard
+from quartzite.telemetry.metrics import Metrics
 from quartzite.web.app import build_app
 
 WORDPIECE = Path(__file__).parent / "fixtures" / "tokenizers" / "wordpiece.json"
@@ -56,14 +57,17 @@ async def fake_service(
 ) -> AsyncIterator[FakeService]:
     """Run a service on `engine` for the length of the `async with`."""
     engine = engine or FakeEngine()
-    batcher = Batcher(engine, queue, clock)
+    metrics = Metrics()
+    batcher = Batcher(engine, queue, clock, metrics.engine_of(CLASSIC))
     tokeniser = Tokeniser(WORDPIECE, MAX_TOKENS, VOCABULARY)
     models = {card.name: ServedModel(card, tokeniser, batcher) for card in _cards(engine.dimensions)}
+    for name in models:
+        metrics.add_model(name, load_s=0.5)
     with ThreadPoolExecutor(1) as threads:
         pipeline = Pipeline(models, gate or OpenGate(), requests, threads, clock)
         await batcher.start()
         try:
-            yield FakeService(build_app(pipeline, requests), pipeline, engine, batcher)
+            yield FakeService(build_app(pipeline, requests, metrics), pipeline, engine, batcher)
         finally:
             engine.release()
             await batcher.stop()

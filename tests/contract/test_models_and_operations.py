@@ -39,7 +39,8 @@ async def test_a_model_that_is_not_served_has_no_path(client: httpx.AsyncClient)
 
 async def test_health_and_readiness_are_told(client: httpx.AsyncClient) -> None:
     """A service that runs is alive and ready, model by model."""
-    assert (await client.get("/health")).json() == {"status": "ok"}
+    whole = {"state": "healthy", "streams": 1, "lost_streams": 0}
+    assert (await client.get("/health")).json() == {"status": "ok", "models": {CLASSIC: whole, CUTTABLE: whole}}
     ready = await client.get("/ready")
     assert ready.status_code == 200
     assert ready.json() == {"status": "ready", "models": {CLASSIC: True, CUTTABLE: True}}

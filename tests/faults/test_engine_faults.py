@@ -51,10 +51,14 @@ async def test_a_service_whose_engine_hangs_is_not_ready_until_it_answers_again(
         ready = await client.get("/ready")
         assert ready.status_code == 503
         assert ready.json() == {"status": "unavailable", "models": {CLASSIC: False, CUTTABLE: False}}
-        assert (await client.get("/health")).status_code == 200
+        health = await client.get("/health")
+        assert health.status_code == 503
+        lost = {"state": "lost", "streams": 1, "lost_streams": 1}
+        assert health.json() == {"status": "failing", "models": {CLASSIC: lost, CUTTABLE: lost}}
         service.engine.release()
         assert (await held).status_code == 200
         assert (await client.get("/ready")).status_code == 200
+        assert (await client.get("/health")).json()["status"] == "ok"
 
 
 async def test_a_model_that_has_stopped_is_refused_as_overloaded() -> None:

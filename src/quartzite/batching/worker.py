@@ -8,13 +8,16 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from quartzite.batching.policy import Costs
+from quartzite.batching.recovery import Recovery, longer
 from quartzite.batching.waiting import Picks, WaitingRoom
 from quartzite.config import QueueSettings
-from quartzite.domain import Encoded, Vectors
+from quartzite.domain import Depth, Encoded, MicroBatchRun, ModelHealth, ModelState, Vectors
 from quartzite.engines.base import Engine
 from quartzite.errors import EngineFault, Overloaded
 from quartzite.telemetry.logs import fields
@@ -23,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LAST_CALL_S = 5.0
 """How long a stopping batcher waits for micro-batches it has cancelled, in seconds."""
+FAILURES_IN_A_ROW = 3
+"""After so many micro-batches without one vector the engine itself is tried: it may be it and not what was asked."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,15 +42,6 @@ class Ran:
     engine_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
-    """How much work there is: `tokens` and `requests` that wait, and micro-batches `running`."""
-
-    tokens: int
-    requests: int
-    running: int
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
     """One micro-batch in the engine; `long` is that of a lone item over the budget, `started` a moment of the clock."""
@@ -55,30 +51,59 @@ class Flight:
     long: bool
 
 
+class Observer(Protocol):
+    """Is told what a batcher does, on the event loop and between requests: it must be quick."""
+
+    def ran(self, run: MicroBatchRun) -> None:
+        """Hear of a micro-batch that came out of the engine."""
+
+    def restarted(self) -> None:
+        """Hear that requests are answered again after the scheduling had failed."""
+
+
 class Batcher:
     """Runs the requests for one engine in micro-batches; one object per engine, used on one event loop.
 
     Micro-batches begin as soon as a stream is idle and anything waits. While items over the budget hold all streams,
     one micro-batch more is handed to the engine, which lets it in between their pieces.
+
+    After a failure of the scheduling every request is refused until the engine has answered a probe; each such failure
+    that no answered request lies before doubles the pause, so that a fault that stays does not spin.
     """
 
-    def __init__(self, engine: Engine, limits: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: QueueSettings,
+        clock: Callable[[], float] = time.monotonic,
+        observer: Observer | None = None,
+    ) -> None:
         self._engine = engine
         self._clock = clock
+        self._observer = observer
+        self._costs = Costs(engine.shape)
         self._room = WaitingRoom(engine.shape, limits, clock)
         self._flights: dict[asyncio.Task[Vectors], Flight] = {}
+        self._recovery = Recovery(engine, self._has_free_stream, self._is_sound, self._wake, self._resume)
         self._accepting = False
         self._broken = False
         self._woken = False
+        self._failures = 0
+        self._pause_s = 0.0
 
     @property
     def healthy(self) -> bool:
-        """Whether requests can be answered: started, the scheduling sound, and not every stream lost in the engine.
+        """Whether requests can be answered."""
+        return self.health.usable
+
+    @property
+    def health(self) -> ModelHealth:
+        """How the model is now.
 
         A stream is lost while a micro-batch has been in the engine for longer than any of its requests was given.
         """
-        lost = sum(map(self._is_lost, self._flights.values()))
-        return self._accepting and not self._broken and lost < self._engine.streams
+        lost = sum(map(self._is_lost, self._flights.values())) + self._recovery.is_lost
+        return ModelHealth(self._state(lost), self._engine.streams, min(lost, self._engine.streams))
 
     @property
     def depth(self) -> Depth:
@@ -135,10 +160,11 @@ class Batcher:
             self._break_down(error)
 
     def _next(self) -> Picks:
-        idle = self._engine.streams - len(self._flights)
+        probing = self._recovery.in_engine
+        idle = self._engine.streams - len(self._flights) - probing
         if idle > 0:
             return self._room.take(idle, long=True)
-        if all(flight.long for flight in self._flights.values()):
+        if not probing and all(flight.long for flight in self._flights.values()):
             return self._room.take(1, long=False)
         return []
 
@@ -158,26 +184,28 @@ class Batcher:
             now = self._clock()
             for ticket, _ in flight.picks:
                 ticket.come_out(now)
-            vectors = self._result(task, flight.picks)
+            vectors, sound = self._result(task, flight.picks)
+            self._judge(sound)
             self._fill_streams()
             if vectors is not None:
                 for vector, (ticket, index) in zip(vectors, flight.picks, strict=True):
                     ticket.receive(index, vector)
+            self._tell(flight, now, sound)
         except Exception as error:  # noqa: BLE001  as above
             self._break_down(error)
 
-    def _result(self, task: asyncio.Task[Vectors], picks: Picks) -> Vectors | None:
-        """Return what the engine made of `picks`, or None; the requests at fault are failed."""
+    def _result(self, task: asyncio.Task[Vectors], picks: Picks) -> tuple[Vectors | None, int]:
+        """Return what the engine made of `picks`, or None, and how many are sound; requests at fault are failed."""
         try:
             vectors = task.result()
             finite = self._finite(vectors, len(picks))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  an engine may fail in any way
             self._fail(picks, error)
-            return None
+            return None, 0
         if not finite.all():
             at_fault = [pick for pick, is_finite in zip(picks, finite, strict=True) if not is_finite]
             self._fail(at_fault, ValueError("the engine returned vectors that are not finite"))
-        return vectors
+        return vectors, int(np.count_nonzero(finite))
 
     def _finite(self, vectors: Vectors, items: int) -> NDArray[np.bool_]:
         """Return which of the vectors are finite, bool (B,); raises ValueError unless they are float32 (B, D)."""
@@ -197,10 +225,56 @@ class Batcher:
             fault.__cause__ = error
             self._room.fail(ticket, fault)
 
+    def _judge(self, sound: int) -> None:
+        """Go by the last micro-batch, of which `sound` items got a vector: the engine works, or is to be tried."""
+        if sound:
+            self._failures = 0
+            self._pause_s = 0.0
+            return
+        self._failures += 1
+        if self._failures >= FAILURES_IN_A_ROW and self._accepting:
+            self._recovery.begin()
+
+    def _tell(self, flight: Flight, now: float, sound: int) -> None:
+        if self._observer:
+            items = len(flight.picks)
+            tokens = sum([ticket.items[index].tokens for ticket, index in flight.picks])
+            padding = self._costs.of(tokens) - tokens
+            self._observer.ran(MicroBatchRun(items, tokens, padding, now - flight.started, sound < items))
+
     def _break_down(self, error: Exception) -> None:
-        logger.critical("scheduling failed; this model answers no more requests", exc_info=error)
+        logger.critical("scheduling failed; this model answers no requests until it is restarted", exc_info=error)
         self._broken = True
         self._room.fail_all(EngineFault)
+        if self._accepting:
+            self._recovery.begin(self._pause_s)
+            self._pause_s = longer(self._pause_s)
+
+    def _resume(self) -> None:
+        """Go on with an engine that has answered a probe; the waiting room was emptied when the scheduling failed."""
+        self._failures = 0
+        if self._broken:
+            self._broken = False
+            logger.warning("the engine answers and scheduling begins anew; this model answers requests again")
+            if self._observer:
+                self._observer.restarted()
+
+    def _has_free_stream(self) -> bool:
+        return len(self._flights) < self._engine.streams
+
+    def _is_sound(self, vectors: Vectors) -> bool:
+        return bool(self._finite(vectors, 1).all())
+
+    def _state(self, lost: int) -> ModelState:
+        if not self._accepting:
+            return "stopped"
+        if self._broken:
+            return "broken"
+        if lost >= self._engine.streams:
+            return "lost"
+        if self._failures >= FAILURES_IN_A_ROW:
+            return "failing"
+        return "degraded" if lost else "healthy"
 
     def _is_lost(self, flight: Flight) -> bool:
         allowed_s = max(ticket.deadline - ticket.joined for ticket, _ in flight.picks)
@@ -209,5 +283,5 @@ class Batcher:
     async def _clear_engine(self) -> None:
         for task in self._flights:
             task.cancel()
-        if self._flights:
-            await asyncio.wait(list(self._flights), timeout=LAST_CALL_S)
+        if under_way := [*self._flights, *self._recovery.stop()]:
+            await asyncio.wait(under_way, timeout=LAST_CALL_S)

@@ -7,6 +7,7 @@ from starlette.types import Lifespan
 
 from quartzite.config import RequestSettings
 from quartzite.pipeline import Pipeline
+from quartzite.telemetry.metrics import Metrics
 from quartzite.web.embeddings import Embeddings
 from quartzite.web.failures import refuse_method, refuse_path
 from quartzite.web.models import Models
@@ -14,9 +15,11 @@ from quartzite.web.operations import Operations
 from quartzite.web.tracing import Traced
 
 
-def build_app(pipeline: Pipeline, settings: RequestSettings, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
+def build_app(
+    pipeline: Pipeline, settings: RequestSettings, metrics: Metrics, lifespan: Lifespan[Starlette] | None = None
+) -> Starlette:
     """Return the ASGI application that serves `pipeline`; `lifespan` wraps its time of running."""
-    models, operations = Models(pipeline.models), Operations(pipeline)
+    models, operations = Models(pipeline.models), Operations(pipeline, metrics)
     app = Starlette(
         routes=[
             Route("/v1/embeddings", Embeddings(pipeline, settings).create, methods=["POST"]),
@@ -24,8 +27,9 @@ def build_app(pipeline: Pipeline, settings: RequestSettings, lifespan: Lifespan[
             Route("/v1/models/{name:path}", models.retrieve, methods=["GET"]),
             Route("/health", operations.health, methods=["GET"]),
             Route("/ready", operations.ready, methods=["GET"]),
+            Route("/metrics", operations.metrics, methods=["GET"]),
         ],
-        middleware=[Middleware(Traced)],
+        middleware=[Middleware(Traced, metrics)],
         exception_handlers={404: refuse_path, 405: refuse_method},
         lifespan=lifespan,
     )

@@ -1,21 +1,28 @@
-"""GET /health and GET /ready, for whoever runs the service."""
+"""GET /health, /ready and /metrics, for whoever runs the service."""
 
 import orjson
 from starlette.requests import Request
+from starlette.responses import Response
 
 from quartzite.pipeline import Pipeline
+from quartzite.telemetry.metrics import CONTENT_TYPE, Metrics
 from quartzite.web.failures import JsonResponse
 
 
 class Operations:
     """The endpoints that tell how the service is."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, metrics: Metrics) -> None:
         self._pipeline = pipeline
+        self._metrics = metrics
 
     async def health(self, _http: Request) -> JsonResponse:
-        """Answer 200 as long as the process answers at all."""
-        return JsonResponse(b'{"status":"ok"}')
+        """Answer 200 when every model answers requests, be it with fewer streams, else 503; tell how each model is."""
+        healths = {name: served.batcher.health for name, served in self._pipeline.models.items()}
+        usable = all(health.usable for health in healths.values())
+        whole = all(health.state == "healthy" for health in healths.values())
+        status = "ok" if whole else "degraded" if usable else "failing"
+        return JsonResponse(orjson.dumps({"status": status, "models": healths}), 200 if usable else 503)
 
     async def ready(self, _http: Request) -> JsonResponse:
         """Answer 200 when every model can be used, else 503; each model is named with its state."""
@@ -23,3 +30,14 @@ class Operations:
         ready = all(models.values())
         body = {"status": "ready" if ready else "unavailable", "models": models}
         return JsonResponse(orjson.dumps(body), 200 if ready else 503)
+
+    async def metrics(self, _http: Request) -> Response:
+        """Answer with all metrics in Prometheus' text format."""
+        engines = set()
+        for name, served in self._pipeline.models.items():
+            health = served.batcher.health
+            self._metrics.health(name, health.state)
+            if served.batcher not in engines:  # names that share an engine are counted under the first of them
+                engines.add(served.batcher)
+                self._metrics.look(name, served.batcher.depth, health)
+        return Response(await self._metrics.exposition(), media_type=CONTENT_TYPE)
