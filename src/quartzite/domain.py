@@ -127,3 +127,29 @@ class ModelHealth:
     def usable(self) -> bool:
         """Whether requests can be answered."""
         return self.state in {"healthy", "degraded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """What a limit still leaves: `remaining` of `limit` requests or tokens, whole again in `reset_s` seconds."""
+
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request, in counts and times without content; what is not known is None or 0.
+
+    `status` and `code` are those of the answer; `total_s` runs from the arrival to the answer being ready.
+    """
+
+    status: int
+    code: int | None
+    model: str | None
+    user: str | None
+    items: int
+    tokens: int
+    timings: Timings
+    total_s: float

@@ -15,12 +15,11 @@ from quartzite.config import QueueSettings, RequestSettings
 from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
 from quartzite.pipeline import Pipeline
-from quartzite.telemetry.metrics import Metrics
 from quartzite.web.tracing import Traced
 from serving import CLASSIC, FakeService, RequestLog, fake_service, listening
 
 REQUEST = EmbeddingRequest(CLASSIC, (TextItem("text"),))
-CALLER = Caller(None, "ti_1")
+PERMIT = Permit(Caller(None, "ti_1"))
 
 
 def _body(tokens: int = 1) -> dict[str, object]:
@@ -60,7 +59,7 @@ async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: Fak
         pipeline = Pipeline(service.pipeline.models, OpenGate(), RequestSettings(timeout_ms=20), threads)
         async with asyncio.timeout(5):
             with pytest.raises(DeadlineExceeded, match=r"after 0\.02 s"):
-                await pipeline.embed(REQUEST, CALLER)
+                await pipeline.embed(REQUEST, PERMIT)
         free.set()
     assert service.engine.batches == []
 
@@ -71,7 +70,7 @@ async def test_a_request_out_of_time_is_told_how_long_it_was_given(service: Fake
     with ThreadPoolExecutor(1) as threads:
         pipeline = Pipeline(service.pipeline.models, OpenGate(), late, threads, lambda: time.monotonic() - 10)
         with pytest.raises(DeadlineExceeded, match="after 5 s"):
-            await pipeline.embed(REQUEST, CALLER)
+            await pipeline.embed(REQUEST, PERMIT)
 
 
 async def test_no_room_is_a_503_that_says_when_to_come_again() -> None:
@@ -120,6 +119,6 @@ async def test_an_answer_that_breaks_off_is_not_followed_by_another(request_log:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    await Traced(breaking, Metrics())({"type": "http", "method": "GET", "path": "/"}, receive, send)
+    await Traced(breaking)({"type": "http", "method": "GET", "path": "/"}, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert (await request_log.next())["status"] == 200
