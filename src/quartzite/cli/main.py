@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from quartzite import __version__
+from quartzite.cli import accounts, keys
 from quartzite.cli.embed import embed
 from quartzite.cli.models import check, list_models, pull
 from quartzite.cli.serve import serve
+from quartzite.cli.usage import trace, usage
 from quartzite.errors import InvalidConfig, RequestFailure, StartFailure
 
 app = typer.Typer(
@@ -31,6 +33,22 @@ app.add_typer(models_app, name="models")
 models_app.command("list")(list_models)
 models_app.command("pull")(pull)
 models_app.command("check")(check)
+accounts_app = typer.Typer(help="Who may use the service.", no_args_is_help=True)
+app.add_typer(accounts_app, name="accounts")
+accounts_app.command("create")(accounts.create)
+accounts_app.command("list")(accounts.list_accounts)
+accounts_app.command("show")(accounts.show)
+accounts_app.command("set")(accounts.set_account)
+accounts_app.command("disable")(accounts.disable)
+accounts_app.command("enable")(accounts.enable)
+keys_app = typer.Typer(help="The secrets by which accounts come in.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+keys_app.command("create")(keys.create)
+keys_app.command("list")(keys.list_keys)
+keys_app.command("revoke")(keys.revoke)
+keys_app.command("rotate")(keys.rotate)
+app.command("usage")(usage)
+app.command("trace")(trace)
 
 
 def _print_version(wanted: bool) -> None:
