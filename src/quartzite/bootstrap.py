@@ -28,6 +28,7 @@ from quartzite.registry.card import ModelCard
 from quartzite.registry.catalog import catalog
 from quartzite.registry.files import locate
 from quartzite.registry.folder import read_card
+from quartzite.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -67,6 +68,7 @@ class Service:
 
     pipeline: Pipeline
     models: tuple[Loaded, ...]
+    metrics: Metrics
     asks_for_keys: bool = False
 
 
@@ -82,18 +84,19 @@ async def running(
     """
     async with AsyncExitStack() as stack:
         tokenising = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "tokenise"))
-        gate = await _gate(settings, stack) if guarded else OpenGate()
-        loading = _Loading(settings, _loader(source), progress, stack)
+        metrics = Metrics()
+        gate = await _gate(settings, metrics, stack) if guarded else OpenGate()
+        loading = _Loading(settings, _loader(source), progress, stack, metrics)
         served = {model.name: await loading.serve(model) for model in settings.models}
         pipeline = Pipeline(served, gate, settings.requests, tokenising)
-        yield Service(pipeline, tuple(loading.loaded), isinstance(gate, KeyedGate))
+        yield Service(pipeline, tuple(loading.loaded), metrics, isinstance(gate, KeyedGate))
 
 
 def web_app(service: Service, settings: Settings) -> "Starlette":
     """Return the ASGI application that serves `service` over HTTP."""
     from quartzite.web.app import build_app
 
-    return build_app(service.pipeline, settings.requests)
+    return build_app(service.pipeline, settings.requests, service.metrics)
 
 
 class _Loading:
@@ -102,12 +105,15 @@ class _Loading:
     What is loaded is closed by `stack`, in the opposite order.
     """
 
-    def __init__(self, settings: Settings, load: EngineLoader, progress: bool, stack: AsyncExitStack) -> None:
+    def __init__(
+        self, settings: Settings, load: EngineLoader, progress: bool, stack: AsyncExitStack, metrics: Metrics
+    ) -> None:
         self.loaded: list[Loaded] = []
         self._settings = settings
         self._load = load
         self._progress = progress
         self._stack = stack
+        self._metrics = metrics
         self._started: dict[tuple[ModelCard, Precision], tuple[Engine, Tokeniser, Batcher]] = {}
 
     async def serve(self, model: ModelSettings) -> ServedModel:
@@ -119,7 +125,9 @@ class _Loading:
         except Exception as error:
             error.add_note(f"while loading the model {model.name!r}")
             raise
-        self.loaded.append(Loaded(card, engine.arithmetic, time.perf_counter() - begun))
+        load_s = time.perf_counter() - begun
+        self.loaded.append(Loaded(card, engine.arithmetic, load_s))
+        self._metrics.add_model(model.name, load_s)
         return ServedModel(card, tokeniser, batcher)
 
     async def _serve(self, model: ModelSettings) -> tuple[ModelCard, Engine, Tokeniser, Batcher]:
@@ -146,7 +154,7 @@ class _Loading:
         except BaseException:
             reading.cancel()
             raise
-        batcher = Batcher(engine, self._settings.queue)
+        batcher = Batcher(engine, self._settings.queue, observer=self._metrics.engine_of(card.name))
         await batcher.start()
         # The engine is closed with its batcher; requests have had their time to end before that.
         self._stack.push_async_callback(batcher.stop, grace_s=0)
@@ -165,9 +173,9 @@ def _loader(source: EngineSource) -> EngineLoader:
     return loader
 
 
-async def _gate(settings: Settings, stack: AsyncExitStack) -> Gate:
+async def _gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Gate:
     """Build the gate that the keys and the database of `settings` call for; `stack` closes what it needs."""
-    records = await _records(settings, stack) if settings.storage.in_use else None
+    records = await _records(settings, metrics, stack) if settings.storage.in_use else None
     find, allowance, book = None, None, None
     if records:
         from quartzite.admission.records import KnownKeys, LedgerBook
@@ -177,7 +185,7 @@ async def _gate(settings: Settings, stack: AsyncExitStack) -> Gate:
     if settings.server.no_auth or not await _has_keys(settings, records and records[0]):
         return RecordingGate(book) if book else OpenGate()
     authenticator = Authenticator(settings.access.api_keys, Principal(settings.access.level), find)
-    limits = Limits(settings.levels, _windows(settings, stack))
+    limits = Limits(settings.levels, _windows(settings, metrics, stack))
     model_levels = {model.name: model.level for model in settings.models if model.level}
     return KeyedGate(authenticator, limits, model_levels, allowance, book)
 
@@ -194,9 +202,10 @@ async def _has_keys(settings: Settings, keys: "Keys | None") -> bool:
     return False
 
 
-async def _records(settings: Settings, stack: AsyncExitStack) -> "tuple[Keys, Ledger]":
+async def _records(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> "tuple[Keys, Ledger]":
     """Open the database, on a thread: its libraries are imported now, and its tables brought up to date."""
     keys, ledger = await asyncio.to_thread(_open_records, settings, stack)
+    metrics.watch_ledger(lambda: ledger.lag)
     from quartzite.storage.ledger import keep_pruned
 
     pruning = asyncio.create_task(keep_pruned(ledger, settings.storage.retention_days))
@@ -213,11 +222,11 @@ def _open_records(settings: Settings, stack: AsyncExitStack) -> "tuple[Keys, Led
     return Keys(database), stack.enter_context(Ledger(database))
 
 
-def _windows(settings: Settings, stack: AsyncExitStack) -> Windows:
+def _windows(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Windows:
     if settings.limits.shared_url is None or not settings.levels:
         return LocalWindows(time.monotonic)
     from quartzite.admission.shared import SharedWindows
 
-    windows = SharedWindows(settings.limits, time.monotonic)
+    windows = SharedWindows(settings.limits, time.monotonic, metrics.limit_store_failed)
     stack.push_async_callback(windows.close)
     return windows

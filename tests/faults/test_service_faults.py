@@ -15,6 +15,7 @@ from quartzite.config import QueueSettings, RequestSettings
 from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
 from quartzite.pipeline import Pipeline
+from quartzite.telemetry.metrics import Metrics
 from quartzite.web.tracing import Traced
 from serving import CLASSIC, FakeService, RequestLog, fake_service, listening
 
@@ -119,6 +120,6 @@ async def test_an_answer_that_breaks_off_is_not_followed_by_another(request_log:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    await Traced(breaking)({"type": "http", "method": "GET", "path": "/"}, receive, send)
+    await Traced(breaking, Metrics())({"type": "http", "method": "GET", "path": "/"}, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert (await request_log.next())["status"] == 200

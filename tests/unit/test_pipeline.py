@@ -134,6 +134,7 @@ async def test_one_line_tells_of_a_request_without_its_content(
     answer = await client.post("/v1/embeddings?secret=query", json=body, headers={"Authorization": "Bearer secret"})
     line = await request_log.next()
     assert line.pop("ms") > 0
+    assert line.pop("tokenise_ms") > 0
     assert line.pop("queue_ms") >= 0
     assert line.pop("engine_ms") >= 0
     assert line == {

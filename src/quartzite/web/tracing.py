@@ -7,8 +7,10 @@ import time
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from quartzite.errors import EngineFault, Overloaded, RequestFailure
+from quartzite.domain import Timings
+from quartzite.errors import EngineFault, Overloaded, RequestFailure, wire_row
 from quartzite.telemetry.logs import fields
+from quartzite.telemetry.metrics import Metrics
 from quartzite.telemetry.trace import Trace, new_trace_id
 from quartzite.web.failures import render
 from quartzite.web.limits import limit_headers
@@ -18,10 +20,11 @@ _SHOWN_CHARACTERS = 200
 
 
 class Traced:
-    """The outermost layer of the service, plain ASGI; turns every failure into an answer."""
+    """The outermost layer of the service, plain ASGI; turns every failure into an answer and counts all answers."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what is not HTTP passes through untouched."""
@@ -42,7 +45,7 @@ class Traced:
             logger.exception("unexpected failure", extra=fields(trace_id=visit.trace.id))
             await visit.fail(EngineFault())
         finally:
-            visit.log()
+            visit.end(self._metrics)
 
 
 def trace_of(request: Request) -> Trace:
@@ -58,6 +61,7 @@ class _Visit:
         self.trace = Trace(new_trace_id())
         self._started = time.perf_counter()
         self._status: int | None = None
+        self._code: int | None = None
         self._scope, self._receive, self._send = scope, receive, send
         scope.setdefault("state", {})["trace"] = self.trace
 
@@ -72,24 +76,42 @@ class _Visit:
     async def fail(self, failure: RequestFailure) -> None:
         """Answer with `failure`, unless another answer is on its way already."""
         if self._status is None:
+            self._code = wire_row(failure).code
             await render(failure)(self._scope, self._receive, self.send)
 
-    def log(self) -> None:
-        """Write the one line of this request: counts and times, no content."""
-        trace, timings = self.trace, self.trace.timings
-        stages = {"queue_ms": _ms(timings.queue_s), "engine_ms": _ms(timings.engine_s)} if timings else {}
+    def end(self, metrics: Metrics) -> None:
+        """Count this request, and write its one line of the log."""
+        seconds = time.perf_counter() - self._started
+        route = self._scope.get("route")
+        metrics.request(route.path if route else "", self._status or 0, seconds, self.trace)
+        self._log(seconds)
+
+    def _log(self, seconds: float) -> None:
+        """Write counts and times, no content."""
+        trace = self.trace
         said = fields(
             trace_id=trace.id,
             method=self._scope["method"],
             path=self._scope["path"][:_SHOWN_CHARACTERS],
             status=self._status,
+            code=self._code,
             model=trace.model and trace.model[:_SHOWN_CHARACTERS],
             items=trace.items,
             tokens=trace.tokens,
-            ms=_ms(time.perf_counter() - self._started),
-            **stages,
+            ms=_ms(seconds),
+            **_stages(trace.timings),
         )
         logger.info("request", extra=said)
+
+
+def _stages(timings: Timings | None) -> dict[str, float]:
+    if timings is None:
+        return {}
+    return {
+        "tokenise_ms": _ms(timings.tokenise_s),
+        "queue_ms": _ms(timings.queue_s),
+        "engine_ms": _ms(timings.engine_s),
+    }
 
 
 def _ms(seconds: float) -> float:
