@@ -7,8 +7,11 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from quartzite.admission.gate import OpenGate, Permit
+from quartzite.domain import EmbeddingRequest
 from quartzite.engines.base import MicroBatchShape
 from quartzite.engines.fake import FakeEngine
+from quartzite.errors import RateLimited
 from serving import CLASSIC, CUTTABLE, fake_service
 
 Labels = frozenset[tuple[str, str]]
@@ -129,3 +132,22 @@ async def test_nothing_of_a_request_is_on_the_page(client: httpx.AsyncClient) ->
         await client.post("/v1/embeddings", json={**body, "model": model}, headers={"Authorization": "Bearer secret"})
     await client.get("/secret/path")
     assert "secret" not in (await client.get("/metrics")).text
+
+
+class _Spent(OpenGate):
+    """Has no tokens left for anyone."""
+
+    async def charge(self, permit: Permit, request: EmbeddingRequest, tokens: int) -> None:
+        raise RateLimited("TPM", 3)
+
+
+async def test_a_limit_that_refuses_is_counted_by_its_name() -> None:
+    """A request refused by TPM shows in the count of that limit, under the served model."""
+    async with fake_service(gate=_Spent()) as service, service.client() as client:
+        answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": "a"})
+        page = (await client.get("/metrics")).text
+    assert answer.status_code == 429
+    (line,) = [line for line in page.splitlines() if line.startswith("quartzite_limits_hit_total{")]
+    assert f'model="{CLASSIC}"' in line
+    assert 'limit="TPM"' in line
+    assert line.endswith(" 1.0")

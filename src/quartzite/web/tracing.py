@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quartzite.domain import Timings
-from quartzite.errors import EngineFault, Overloaded, RequestFailure, wire_row
+from quartzite.errors import EngineFault, Overloaded, RateLimited, RequestFailure, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.metrics import Metrics
 from quartzite.telemetry.trace import Trace, new_trace_id
@@ -62,6 +62,7 @@ class _Visit:
         self._started = time.perf_counter()
         self._status: int | None = None
         self._code: int | None = None
+        self._failure: RequestFailure | None = None
         self._scope, self._receive, self._send = scope, receive, send
         scope.setdefault("state", {})["trace"] = self.trace
 
@@ -75,6 +76,7 @@ class _Visit:
 
     async def fail(self, failure: RequestFailure) -> None:
         """Answer with `failure`, unless another answer is on its way already."""
+        self._failure = failure
         if self._status is None:
             self._code = wire_row(failure).code
             await render(failure)(self._scope, self._receive, self.send)
@@ -84,6 +86,8 @@ class _Visit:
         seconds = time.perf_counter() - self._started
         route = self._scope.get("route")
         metrics.request(route.path if route else "", self._status or 0, seconds, self.trace)
+        if isinstance(self._failure, RateLimited):
+            metrics.limit_hit(self.trace.model or "", self._failure.metric)
         self._log(seconds)
 
     def _log(self, seconds: float) -> None:
