@@ -11,7 +11,7 @@ import openvino as ov
 from dense import dense_graph, dense_inputs
 from protocol import answer
 
-from quartzite.admission.gate import Caller
+from quartzite.admission.gate import Caller, Permit
 from quartzite.bootstrap import Service, running
 from quartzite.config import EngineSettings, ModelSettings, RequestSettings, Settings
 from quartzite.domain import EmbeddingRequest, TextItem
@@ -55,7 +55,7 @@ class Worker:
         assert self._service
         lists = [tuple(TextItem(text) for text in texts[at : at + LIST]) for at in range(0, len(texts), LIST)]
         calls = (EmbeddingRequest(NAME, items, truncate="right") for items in lists)
-        return await asyncio.gather(*(self._service.pipeline.embed(call, Caller(None, "bench")) for call in calls))
+        return await asyncio.gather(*(self._service.pipeline.embed(call, Permit(Caller(None, "bench"))) for call in calls))
 
     def close(self) -> dict[str, Any]:
         """Stop the service."""
