@@ -10,6 +10,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+PATCH_PIXELS = 16
+"""Side of the square of pixels that is one patch; four patches, two by two, become one image token."""
+
 Ids = NDArray[np.int32]
 Vectors = NDArray[np.float32]
 Encoding = Literal["float", "base64"]
@@ -51,10 +54,34 @@ class EmbeddingRequest:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """One image as the model sees it: RGB bytes uint8 (height, width, 3), both sides multiples of 32 pixels."""
+
+    pixels: NDArray[np.uint8]
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        height, width, _ = self.pixels.shape
+        return height // PATCH_PIXELS, width // PATCH_PIXELS
+
+    @property
+    def tokens(self) -> int:
+        """Image tokens it becomes: one for every two by two patches."""
+        rows, columns = self.patches
+        return rows * columns // 4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Encoded:
-    """One item as the engine takes it: token ids int32 (n,), special tokens included, 1 <= n <= the model's maximum."""
+    """One item as the engine takes it: token ids int32 (n,), special tokens included, 1 <= n <= the model's maximum.
+
+    With a `picture`, `picture_at` is the place in `ids` of the first of its `picture.tokens` image tokens.
+    """
 
     ids: Ids
+    picture: Picture | None = None
+    picture_at: int = 0
 
     @property
     def tokens(self) -> int:

@@ -7,7 +7,7 @@ from quartzite.config import RequestSettings
 from quartzite.domain import Item, TextItem, TokenItem
 from quartzite.errors import InvalidParameter, TooManyItems
 from quartzite.preprocess.inputs import check_dimensions, read_items
-from quartzite.registry.card import BertShape, ModelCard
+from quartzite.registry.card import AllowedDimensions, BertShape, ModelCard
 
 SETTINGS = RequestSettings(max_inputs_per_request=4)
 SURROGATE = "\ud800"
@@ -135,6 +135,10 @@ def test_servers_that_take_no_token_arrays_tell_what_to_set(value: object, point
 
 
 def card(*allowed: int) -> ModelCard:
+    return card_allowing(allowed)
+
+
+def card_allowing(allowed: AllowedDimensions) -> ModelCard:
     shape = BertShape(1, 1024, 1, 1, 1, 1, 1, 1e-12, "gelu", 0)
     return ModelCard("acme/embedder", folder=None, shape=shape, pooling="cls", max_tokens=8, allowed_dimensions=allowed)  # type: ignore[arg-type]
 
@@ -153,6 +157,22 @@ def test_dimensions_off_the_list_are_refused_with_the_list(size: int) -> None:
         InvalidParameter, match=f"`dimensions` {size} is not offered by acme/embedder.* 64, 128"
     ) as caught:
         check_dimensions(size, card(64, 128))
+    assert caught.value.pointer == "dimensions"
+
+
+@pytest.mark.parametrize("size", [64, 65, 768, 1024])
+def test_dimensions_may_be_any_whole_number_of_a_range(size: int) -> None:
+    """Where a range is offered, both its ends and every number between are taken."""
+    check_dimensions(size, card_allowing(range(64, 1025)))
+
+
+@pytest.mark.parametrize("size", [0, -64, 63, 1025])
+def test_dimensions_outside_a_range_are_refused_with_its_ends(size: int) -> None:
+    """The message tells the least and the most that would have been taken."""
+    with pytest.raises(
+        InvalidParameter, match=f"`dimensions` {size} is not offered .* take any whole number from 64 to 1024"
+    ) as caught:
+        check_dimensions(size, card_allowing(range(64, 1025)))
     assert caught.value.pointer == "dimensions"
 
 

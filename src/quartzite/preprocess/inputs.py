@@ -11,7 +11,7 @@ import numpy as np
 from quartzite.config import RequestSettings
 from quartzite.domain import Item, TextItem, TokenItem
 from quartzite.errors import InvalidParameter, TooManyItems
-from quartzite.registry.card import ModelCard
+from quartzite.registry.card import AllowedDimensions, ModelCard
 
 LANGCHAIN_HINT = "With LangChain's OpenAIEmbeddings set `check_embedding_ctx_length=False`, so that it sends text."
 
@@ -55,9 +55,14 @@ def check_dimensions(dimensions: int | None, card: ModelCard) -> None:
     if not card.allowed_dimensions:
         detail = f"`dimensions` is not supported by {card.name}, whose vectors have {card.dimensions}; leave it out."
     else:
-        allowed = ", ".join(map(str, card.allowed_dimensions))
-        detail = f"`dimensions` {dimensions} is not offered by {card.name}; take one of {allowed}."
+        detail = f"`dimensions` {dimensions} is not offered by {card.name}; take {_named(card.allowed_dimensions)}."
     raise InvalidParameter(detail, "dimensions")
+
+
+def _named(allowed: AllowedDimensions) -> str:
+    if isinstance(allowed, range):
+        return f"any whole number from {allowed[0]} to {allowed[-1]}"
+    return f"one of {', '.join(map(str, allowed))}"
 
 
 def _list_member(value: object, pointer: str, settings: RequestSettings) -> Item:

@@ -19,7 +19,7 @@ from quartzite.engines.openvino.precision import choose, processor_flags
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.session import Graphs
 from quartzite.errors import ModelRefused
-from quartzite.registry.card import BertShape, ModelCard, Pooling, Shape
+from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3VlShape, Shape
 from quartzite.weights.folder import open_weights
 from quartzite.weights.layout import match
 from quartzite.weights.tensor import Tensor
@@ -156,6 +156,8 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
 def model_tensors(card: ModelCard, int8_cache: Path | None) -> dict[str, Tensor]:
     """Return the tensors of `card`, checked against its architecture; with `int8_cache`, its products as int8."""
     shape = card.shape
+    if isinstance(shape, Qwen3VlShape):
+        raise ModelRefused(f"{card.name} takes images, which this version does not serve yet")
     part = bert if isinstance(shape, BertShape) else qwen3
     expected: dict[str, tuple[int, ...]] = part.expected_tensors(shape)
     tensors = match(open_weights(card.folder), expected, shape.prefixes, part.IGNORABLE)
@@ -170,6 +172,8 @@ def architecture(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[Build,
     shape = card.shape
     if isinstance(shape, BertShape):
         return bert.BertGraph(shape, tensors, card.pooling).build, bert.BertInputs(shape, tensors, card.pooling)
+    if isinstance(shape, Qwen3VlShape):
+        shape = shape.text
 
     def build(_: int | None, slots: int) -> ov.Model:
         return qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots)
@@ -208,5 +212,7 @@ def product_parameters(shape: Shape) -> int:
     """Return how many weights the products of one token's way through the layers have (embeddings not counted)."""
     if isinstance(shape, BertShape):
         return shape.layers * (4 * shape.hidden**2 + 2 * shape.hidden * shape.intermediate)
+    if isinstance(shape, Qwen3VlShape):
+        return product_parameters(shape.text)
     attention = 2 * shape.hidden * shape.head_size * (shape.heads + shape.key_value_heads)
     return shape.layers * (attention + 3 * shape.hidden * shape.intermediate)
