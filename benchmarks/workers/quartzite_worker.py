@@ -55,7 +55,9 @@ class Worker:
         assert self._service
         lists = [tuple(TextItem(text) for text in texts[at : at + LIST]) for at in range(0, len(texts), LIST)]
         calls = (EmbeddingRequest(NAME, items, truncate="right") for items in lists)
-        return await asyncio.gather(*(self._service.pipeline.embed(call, Permit(Caller(None, "bench"))) for call in calls))
+        return await asyncio.gather(
+            *(self._service.pipeline.embed(call, Permit(Caller(None, "bench"))) for call in calls)
+        )
 
     def close(self) -> dict[str, Any]:
         """Stop the service."""
