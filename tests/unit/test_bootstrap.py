@@ -8,7 +8,8 @@ import pytest
 
 import model_folders
 from quartzite.admission.gate import Caller, Permit
-from quartzite.bootstrap import EngineSource, running, web_app
+from quartzite.bootstrap import running, web_app
+from quartzite.bootstrap.models import EngineSource
 from quartzite.config import CacheSettings, EngineSettings, ModelSettings, Settings
 from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.engines.fake import FakeEngine

@@ -1,0 +1,55 @@
+"""Settings → running objects, and back: the only place that builds them. Knows every part, and none of the work."""
+
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from quartzite.admission.gate import KeyedGate, OpenGate
+from quartzite.bootstrap.access import build_gate
+from quartzite.bootstrap.models import OPENVINO, EngineSource, Loaded, Loading, engine_loader
+from quartzite.config import Settings
+from quartzite.pipeline import Pipeline
+from quartzite.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """All that answers requests; `asks_for_keys` says whether callers need one."""
+
+    pipeline: Pipeline
+    models: tuple[Loaded, ...]
+    metrics: Metrics
+    asks_for_keys: bool = False
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings, source: EngineSource = OPENVINO, progress: bool = True, guarded: bool = False
+) -> AsyncIterator[Service]:
+    """Load every model of `settings` and keep it running inside the `async with`; close all of it in order after.
+
+    `progress` shows downloads on the terminal. A `guarded` service asks for keys where there are some, and records its
+    requests where there is a database. Raises a StartFailure that names the model which could not be loaded, after
+    closing those that were.
+    """
+    async with AsyncExitStack() as stack:
+        tokenising = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "tokenise"))
+        metrics = Metrics()
+        gate = await build_gate(settings, metrics, stack) if guarded else OpenGate()
+        loading = Loading(settings, engine_loader(source), progress, stack, metrics)
+        served = {model.name: await loading.serve(model) for model in settings.models}
+        pipeline = Pipeline(served, gate, settings.requests, tokenising)
+        yield Service(pipeline, tuple(loading.loaded), metrics, isinstance(gate, KeyedGate))
+
+
+def web_app(service: Service, settings: Settings) -> "Starlette":
+    """Return the ASGI application that serves `service` over HTTP."""
+    from quartzite.web.app import build_app
+
+    return build_app(service.pipeline, settings.requests, service.metrics)
