@@ -9,7 +9,6 @@ same texts once, one after the other, so a drift of the machine's speed meets al
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,28 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from report import write
+from subjects import CACHE, PYTHON, SUBJECTS, Subject, machine, make_folder
 from texts import draw
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 BARE_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """One model of the comparison: how its folder is made, how many texts a round embeds."""
-
-    name: str
-    like: str | None
-    tokenizer_of: str | None
-    texts: int
-
-
-SUBJECTS = {
-    "minilm": Subject("MiniLM-L6 (real weights)", None, None, 768),
-    "bge-large": Subject("bge-large shape (random weights)", "BAAI/bge-large-en-v1.5", "minilm", 64),
-    "qwen3-0.6b": Subject("Qwen3-Embedding-0.6B shape (random weights)", "Qwen/Qwen3-Embedding-0.6B", None, 12),
-}
 
 
 @dataclass
@@ -156,51 +138,13 @@ def _dot(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
 
 
-def make_folder(subject: Subject, python: Path, cache: Path) -> Path:
-    """Return the model folder of `subject`, made or unpacked on first use."""
-    if subject.like is None:
-        code = (
-            "from pathlib import Path; from quartzite.config import ModelSettings, DEFAULT_MODEL; "
-            "from quartzite.registry.files import locate; "
-            f"print(locate(ModelSettings(name=DEFAULT_MODEL), Path({str(cache)!r}), False))"
-        )
-        return Path(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
-    folder = cache / subject.like.replace("/", "--")
-    if not folder.exists():
-        command = [python, ROOT / "scripts" / "make_folder.py", "--like", subject.like, "--output", folder]
-        if subject.tokenizer_of:
-            shared = make_folder(SUBJECTS[subject.tokenizer_of], python, cache)
-            command += ["--tokenizer", shared / "tokenizer.json"]
-        subprocess.run(command, check=True)
-    return folder
-
-
-def machine() -> dict[str, str]:
-    """Describe the processor, its useful flags and the memory."""
-    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    said = {line.partition(":")[0].strip(): line.partition(":")[2].strip() for line in facts if line.strip()}
-    cores = sum(line.startswith("processor") for line in facts)
-    flags = [
-        flag for flag in said["flags"].split() if flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
-    ]
-    memory = Path("/proc/meminfo").read_text(encoding="utf-8").split()[1]
-    return {
-        "processor": f"{said['model name']}, family {said['cpu family']} model {said['model']}, {cores} cores",
-        "flags": " ".join(flags),
-        "memory": f"{int(memory) / 2**20:.0f} GiB",
-        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-    }
-
-
 def main() -> None:
     """Compare the asked-for models and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["minilm", "bge-large", "qwen3-0.6b"])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--python", type=Path, default=ROOT / ".venv" / "bin" / "python", help="Quartzite's environment"
-    )
-    parser.add_argument("--cache", type=Path, default=Path("~/.cache/quartzite/bench").expanduser())
+    parser.add_argument("--python", type=Path, default=PYTHON, help="Quartzite's environment")
+    parser.add_argument("--cache", type=Path, default=CACHE)
     arguments = parser.parse_args()
     results = []
     for name in arguments.models:
