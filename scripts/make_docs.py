@@ -27,6 +27,7 @@ from quartzite.errors import (
     RateLimited,
     RequestFailure,
     StartFailure,
+    Stopping,
     TooManyItems,
     UnknownModel,
 )
@@ -51,6 +52,7 @@ EXAMPLES: tuple[RequestFailure, ...] = (
     EngineFault(),
     RateLimited("TPM", 12),
     Overloaded(),
+    Stopping(),
     NotRecorded(),
     DeadlineExceeded(60.0),
 )

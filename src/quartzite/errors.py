@@ -23,6 +23,7 @@ Knows nobody. The tree:
         ├── MethodRefused           405
         ├── RateLimited             429
         ├── Overloaded              503 / 50505
+        ├── Stopping                503 / 50505
         ├── NotRecorded             503 / 50505
         ├── DeadlineExceeded        504
         ├── ClientGone              no answer: nobody is there to read it
@@ -177,11 +178,20 @@ class Overloaded(RequestFailure):
         self.retry_after_s = retry_after_s
 
 
+class Stopping(RequestFailure):
+    """The service has been told to end: it takes no new requests, or could not finish this one in time."""
+
+    def __init__(self) -> None:
+        super().__init__("Model service is stopping. Please try again later.")
+        self.retry_after_s = 1
+
+
 class NotRecorded(RequestFailure):
     """The answer was ready and was not sent, because the database did not take its record."""
 
     def __init__(self) -> None:
         super().__init__("The request could not be recorded. Please try again later.")
+        self.retry_after_s = 1
 
 
 class DeadlineExceeded(RequestFailure):
@@ -231,6 +241,7 @@ WIRE: Mapping[type[RequestFailure], WireRow] = {
     MethodRefused: WireRow(405, None, "string", retryable=False),
     RateLimited: WireRow(429, None, "object without code", retryable=True),
     Overloaded: WireRow(503, 50505, "object", retryable=True),
+    Stopping: WireRow(503, 50505, "object", retryable=True),
     NotRecorded: WireRow(503, 50505, "object", retryable=True),
     DeadlineExceeded: WireRow(504, None, "string", retryable=True),
     ClientGone: WireRow(499, None, "string", retryable=False),

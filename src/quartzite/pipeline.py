@@ -41,10 +41,15 @@ class Pipeline:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.models = models
+        self.draining = False
         self._gate = gate
         self._timeout_s = settings.timeout_ms / 1000
         self._tokenising = tokenising
         self._clock = clock
+
+    def drain(self) -> None:
+        """Have requests that come from now on refused; those under way go on."""
+        self.draining = True
 
     def visit(self, caller: Caller, trace: Trace) -> AbstractAsyncContextManager[Permit]:
         """Let `caller` in for the length of the `async with`, at whose end is recorded what became of its request."""

@@ -23,6 +23,7 @@ from quartzite.errors import (
     PathNotFound,
     RateLimited,
     RequestFailure,
+    Stopping,
     TooManyItems,
     UnknownModel,
 )
@@ -196,6 +197,10 @@ ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
         503,
         b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":""}',
     ),
+    Stopping(): (
+        503,
+        b'{"code":50505,"message":"Model service is stopping. Please try again later.","data":""}',
+    ),
     NotRecorded(): (
         503,
         b'{"code":50505,"message":"The request could not be recorded. Please try again later.","data":""}',
@@ -212,7 +217,9 @@ def test_every_failure_is_rendered_by_its_row(failure: RequestFailure, expected:
     answer = render(failure)
     assert (answer.status_code, answer.body) == expected
     assert answer.headers["content-type"] == "application/json; charset=utf-8"
-    assert answer.headers.get("retry-after") == ("3" if isinstance(failure, Overloaded | RateLimited) else None)
+    wait_s = getattr(failure, "retry_after_s", None)
+    assert answer.headers.get("retry-after") == (None if wait_s is None else str(wait_s))
+    assert (wait_s is None) == (answer.status_code not in {429, 503})
     assert answer.headers.get("www-authenticate") == ("Bearer" if answer.status_code == 401 else None)
 
 

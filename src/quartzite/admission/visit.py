@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from quartzite.admission.gate import Caller, Gate, Permit
 from quartzite.domain import Outcome, Timings
-from quartzite.errors import EngineFault, Overloaded, RequestFailure, WireRow, wire_row
+from quartzite.errors import EngineFault, RequestFailure, Stopping, WireRow, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.trace import Trace
 
@@ -49,7 +49,7 @@ def _outcome(trace: Trace, failed: WireRow | None, total_s: float) -> Outcome:
 
 
 def _row(error: BaseException) -> WireRow:
-    """Return how `error` is answered: the end of the service as no room, what nobody foresaw as a fault."""
+    """Return how `error` is answered: the end of the service as such, what nobody foresaw as a fault."""
     if isinstance(error, RequestFailure):
         return wire_row(error)
-    return wire_row(Overloaded() if isinstance(error, asyncio.CancelledError) else EngineFault())
+    return wire_row(Stopping() if isinstance(error, asyncio.CancelledError) else EngineFault())

@@ -116,7 +116,12 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
         server_class = await importing
         gc.enable()
         app = web_app(service, settings)
-        server = server_class(app, settings.server.shutdown_grace_s, lambda: typer.echo(greeting(service, listener)))
+        server = server_class(
+            app,
+            settings.server.shutdown_grace_s,
+            announce=lambda: typer.echo(greeting(service, listener)),
+            drain=service.pipeline.drain,
+        )
         with _port_failures(settings.server):
             await server.serve([listener])
 

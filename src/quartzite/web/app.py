@@ -29,7 +29,7 @@ def build_app(
             Route("/ready", operations.ready, methods=["GET"]),
             Route("/metrics", operations.metrics, methods=["GET"]),
         ],
-        middleware=[Middleware(Traced, metrics)],
+        middleware=[Middleware(Traced, metrics, lambda: pipeline.draining)],
         exception_handlers={404: refuse_path, 405: refuse_method},
         lifespan=lifespan,
     )

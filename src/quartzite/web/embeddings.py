@@ -4,6 +4,7 @@ from starlette.requests import Request
 
 from quartzite.admission.gate import Caller
 from quartzite.config import RequestSettings
+from quartzite.errors import Stopping
 from quartzite.pipeline import Pipeline
 from quartzite.web.connection import read_body, while_connected
 from quartzite.web.failures import JsonResponse
@@ -20,12 +21,14 @@ class Embeddings:
 
     async def create(self, http: Request) -> JsonResponse:
         """Answer one request; what it asks for is dropped when its client leaves, and no body is read for strangers."""
-        trace = trace_of(http)
+        trace, too_late = trace_of(http), self._pipeline.draining
         caller = Caller(http.headers.get("authorization"), trace.id, http.client.host if http.client else None)
         async with self._pipeline.visit(caller, trace) as permit:
             body = await read_body(http.headers, http.receive, self._settings.max_body_bytes)
             request = read_request(body, self._settings)
             trace.model, trace.user, trace.items = request.model, request.user, len(request.items)
+            if too_late:  # told now: a connection closed within a body would take the answer with it
+                raise Stopping
             answer = await while_connected(http.receive, self._pipeline.embed(request, permit))
             trace.tokens, trace.timings = answer.tokens, answer.timings
             return JsonResponse(write_answer(answer))

@@ -6,7 +6,16 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from quartzite.errors import MethodRefused, Overloaded, PathNotFound, RateLimited, RequestFailure, wire_row
+from quartzite.errors import (
+    MethodRefused,
+    NotRecorded,
+    Overloaded,
+    PathNotFound,
+    RateLimited,
+    RequestFailure,
+    Stopping,
+    wire_row,
+)
 
 
 class JsonResponse(Response):
@@ -42,7 +51,7 @@ def _headers(failure: RequestFailure, status: int) -> dict[str, str] | None:
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(failure, RateLimited) and failure.retry_after_s is None:
         return {"x-should-retry": "false"}  # OpenAI's clients retry every 429 but for this
-    if isinstance(failure, Overloaded | RateLimited):
+    if isinstance(failure, Overloaded | Stopping | NotRecorded | RateLimited):
         return {"Retry-After": str(failure.retry_after_s)}
     if isinstance(failure, MethodRefused):
         return {"Allow": failure.allowed}

@@ -25,11 +25,11 @@ class Operations:
         return JsonResponse(orjson.dumps({"status": status, "models": healths}), 200 if usable else 503)
 
     async def ready(self, _http: Request) -> JsonResponse:
-        """Answer 200 when every model can be used, else 503; each model is named with its state."""
+        """Answer 200 when every model can be used and the service is not about to end, else 503; name each model."""
         models = {name: served.batcher.healthy for name, served in self._pipeline.models.items()}
-        ready = all(models.values())
-        body = {"status": "ready" if ready else "unavailable", "models": models}
-        return JsonResponse(orjson.dumps(body), 200 if ready else 503)
+        usable = "ready" if all(models.values()) else "unavailable"
+        status = "stopping" if self._pipeline.draining else usable
+        return JsonResponse(orjson.dumps({"status": status, "models": models}), 200 if status == "ready" else 503)
 
     async def metrics(self, _http: Request) -> Response:
         """Answer with all metrics in Prometheus' text format."""

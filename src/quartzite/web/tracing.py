@@ -3,12 +3,13 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quartzite.domain import Timings
-from quartzite.errors import EngineFault, Overloaded, RateLimited, RequestFailure, wire_row
+from quartzite.errors import EngineFault, RateLimited, RequestFailure, Stopping, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.metrics import Metrics
 from quartzite.telemetry.trace import Trace, new_trace_id
@@ -20,18 +21,22 @@ _SHOWN_CHARACTERS = 200
 
 
 class Traced:
-    """The outermost layer of the service, plain ASGI; turns every failure into an answer and counts all answers."""
+    """The outermost layer of the service, plain ASGI; turns every failure into an answer and counts all answers.
 
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+    While `draining` says so, connections are closed after their answer.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool] = lambda: False) -> None:
         self._app = app
         self._metrics = metrics
+        self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what is not HTTP passes through untouched."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, send)
+        visit = _Visit(scope, receive, send, self._draining)
         try:
             await self._app(scope, receive, visit.send)
         except RequestFailure as failure:
@@ -39,8 +44,7 @@ class Traced:
                 logger.error("engine fault", extra=fields(trace_id=visit.trace.id, cause=failure.__cause__))
             await visit.fail(failure)
         except asyncio.CancelledError:  # the service stops and has waited long enough
-            await visit.fail(Overloaded())
-            raise
+            await visit.fail(Stopping())
         except Exception:
             logger.exception("unexpected failure", extra=fields(trace_id=visit.trace.id))
             await visit.fail(EngineFault())
@@ -57,13 +61,13 @@ def trace_of(request: Request) -> Trace:
 class _Visit:
     """One request under way: its trace, and what has been sent of its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, draining: Callable[[], bool]) -> None:
         self.trace = Trace(new_trace_id())
         self._started = time.perf_counter()
         self._status: int | None = None
         self._code: int | None = None
         self._failure: RequestFailure | None = None
-        self._scope, self._receive, self._send = scope, receive, send
+        self._scope, self._receive, self._send, self._draining = scope, receive, send, draining
         scope.setdefault("state", {})["trace"] = self.trace
 
     async def send(self, message: Message) -> None:
@@ -72,6 +76,8 @@ class _Visit:
             self._status = message["status"]
             trace_id = (b"x-siliconcloud-trace-id", self.trace.id.encode("ascii"))
             message["headers"] = [*message["headers"], trace_id, *limit_headers(self.trace.allowances)]
+            if self._draining():
+                message["headers"].append((b"connection", b"close"))
         await self._send(message)
 
     async def fail(self, failure: RequestFailure) -> None:

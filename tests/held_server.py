@@ -1,0 +1,114 @@
+"""A `quartzite serve` in a process of its own whose engine holds every micro-batch until it is told to let go."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+import model_folders
+from serving import WORDPIECE
+
+MODEL = "tests/held"
+_PROGRAM = """
+import asyncio, functools, sys, threading
+from quartzite import bootstrap
+from quartzite.cli import main, server
+from quartzite.engines.fake import FakeEngine
+
+class Held(FakeEngine):
+    async def embed(self, batch):
+        if not self._told:
+            self._told = True
+            asyncio.get_running_loop().add_reader(sys.stdin, self.release)
+        print("entered", flush=True)
+        if "hang" in sys.argv:
+            await asyncio.to_thread(threading.Event().wait)
+        return await super().embed(batch)
+
+def load(card, settings, cache):
+    engine = Held(card.dimensions)
+    engine._told = False
+    engine.hold()
+    return engine
+
+if "hang" in sys.argv:
+    server.LAST_CALL_S = 1.0
+bootstrap.running = functools.partial(bootstrap.running, source=bootstrap.EngineSource("__main__:load", "", ""))
+sys.argv, arguments = ["quartzite", *sys.argv], sys.argv[1:]
+main.app([argument for argument in arguments if argument != "hang"])
+"""
+
+
+class HeldServer:
+    """The process, the address it listens on, and what it has printed."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.url = ""
+
+    def said(self) -> str:
+        """Return the next line that the process prints, waiting for it."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def wait_until_listening(self) -> None:
+        """Read the greeting up to its end, the command that tries the service."""
+        while not (line := self.said()).startswith("curl "):
+            assert self.process.poll() is None, "the server has ended"
+        self.url = re.findall(r"http://[\d.]+:\d+", line)[0]
+        assert self.said() == ""
+
+    def release(self) -> None:
+        """Let all micro-batches go on."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def stop(self) -> None:
+        """Send the first signal."""
+        self.process.send_signal(signal.SIGTERM)
+
+
+@contextmanager
+def held_server(folder: Path, settings: Mapping[str, Mapping[str, object]], *more: str) -> Iterator[HeldServer]:
+    """Run a server with `settings` by table, its files below `folder`; `hang` holds it so that it cannot be stopped."""
+    config = model_folders.BERT | {"vocab_size": 1188}
+    model_folders.write(
+        folder / "model", model_folders.descriptions(config, {"tokenizer.json": WORDPIECE.read_bytes()})
+    )
+    (folder / "settings.toml").write_text(_toml(settings), encoding="utf-8")
+    flags = [
+        "serve",
+        "--port",
+        "0",
+        "--model",
+        f"{MODEL}={folder / 'model'}",
+        "--config",
+        str(folder / "settings.toml"),
+    ]
+    command = [sys.executable, "-c", _PROGRAM, *flags, *more]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        server = HeldServer(process)
+        try:
+            server.wait_until_listening()
+            yield server
+        finally:
+            process.kill()
+
+
+def embedding(server: HeldServer, client: httpx.Client, text: str = "text") -> httpx.Response:
+    """Ask `server` for the vector of `text`."""
+    return client.post(f"{server.url}/v1/embeddings", json={"model": MODEL, "input": text}, timeout=30)
+
+
+def _toml(settings: Mapping[str, Mapping[str, object]]) -> str:
+    lines = []
+    for table, values in settings.items():
+        lines += [f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
+    return "\n".join(lines)
