@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 from openvino import PartialShape, Type, opset15
 
-from quartzite.domain import Encoded
+from quartzite.domain import Encoded, Ids
 from quartzite.engines.openvino import graph
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE
@@ -126,8 +126,22 @@ class BertInputs:
 
     def _arrays(self, row: PackedRow, slots: int) -> Arrays:
         states = self._words.rows(row.ids)
-        states += self._positions[row.positions + self._offset]
+        states += self._positions[self._places(row)]
         return {"states": states[None], "segments": row.segments[None], **pooling_arrays(row, self._pooling, slots)}
+
+    def _places(self, row: PackedRow) -> Ids:
+        """Return the rows of the position table, int32 (T,).
+
+        Where positions have an offset, its row below is that of the padding token: one written out in a text takes
+        it, and is not counted by the tokens after it (transformers' `create_position_ids_from_input_ids`).
+        """
+        places = row.positions + np.int32(self._offset)
+        padding = row.ids == self._offset - 1
+        if self._offset and padding.any():
+            before = np.cumsum(padding, dtype=np.int32) - padding
+            places -= before - before[np.arange(len(places)) - row.positions]
+            places[padding] = self._offset - 1
+        return places
 
 
 def _input(name: str, shape: list[int], kind: Type) -> Node:
