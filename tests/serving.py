@@ -58,7 +58,7 @@ async def fake_service(
     """Run a service on `engine` for the length of the `async with`."""
     engine = engine or FakeEngine()
     metrics = Metrics()
-    batcher = Batcher(engine, queue, clock, metrics.engine_of(CLASSIC))
+    batcher = Batcher(engine, queue, clock, metrics.engine_of(CLASSIC), requests.timeout_ms / 1000)
     tokeniser = Tokeniser(WORDPIECE, MAX_TOKENS, VOCABULARY)
     models = {card.name: ServedModel(card, tokeniser, batcher) for card in _cards(engine.dimensions)}
     for name in models:

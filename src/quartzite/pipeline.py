@@ -1,15 +1,16 @@
 """The way of one request, on one screen. Knows the parts by name; nothing of the web, and nothing of how parts work."""
 
 import asyncio
+import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from quartzite.admission.gate import Caller, Gate, Permit
 from quartzite.admission.visit import visit
-from quartzite.batching.worker import Batcher, Ran
+from quartzite.batching.worker import Batcher
 from quartzite.config import RequestSettings
 from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings
 from quartzite.errors import DeadlineExceeded, UnknownModel
@@ -55,16 +56,23 @@ class Pipeline:
         """Let `caller` in for the length of the `async with`, at whose end is recorded what became of its request."""
         return visit(self._gate, caller, trace, self._clock)
 
-    async def embed(self, request: EmbeddingRequest, permit: Permit) -> Embedded:
-        """Answer one request; raises a RequestFailure that says why not, and drops all its work when cancelled."""
-        deadline = self._clock() + self._timeout_s
+    async def embed(self, request: EmbeddingRequest, permit: Permit, timeout_s: float = math.inf) -> Embedded:
+        """Answer one request; raises a RequestFailure that says why not, and drops all its work when cancelled.
+
+        `timeout_s` gives it less time than the settings do, never more.
+        """
+        timeout_s = min(timeout_s, self._timeout_s)
+        deadline = self._clock() + timeout_s
         model = self._find(request)
         await self._gate.count(permit, request)
         check_dimensions(request.dimensions, model.card)
-        encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
-        tokens = sum(item.tokens for item in encoded)
-        await self._gate.charge(permit, request, tokens)
-        ran = await self._compute(model.batcher, encoded, deadline)
+        try:
+            encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
+            tokens = sum(item.tokens for item in encoded)
+            await self._gate.charge(permit, request, tokens)
+            ran = await model.batcher.embed(encoded, deadline)
+        except DeadlineExceeded:  # told is the whole time that was given, not what was left of it somewhere
+            raise DeadlineExceeded(timeout_s) from None
         vectors = finish(ran.vectors, request.dimensions)
         timings = Timings(tokenise_s, ran.queue_s, ran.engine_s)
         return Embedded(request.model, vectors, request.encoding, tokens, timings)
@@ -87,12 +95,5 @@ class Pipeline:
                     self._tokenising, tokeniser.encode, request.items, request.truncate
                 )
         except TimeoutError:
-            raise DeadlineExceeded(self._timeout_s) from None
+            raise DeadlineExceeded(deadline - begun) from None
         return encoded, self._clock() - begun
-
-    async def _compute(self, batcher: Batcher, encoded: Sequence[Encoded], deadline: float) -> Ran:
-        """Have vectors computed; a request out of time is told the whole time it was given, not what it had left."""
-        try:
-            return await batcher.embed(encoded, deadline)
-        except DeadlineExceeded:
-            raise DeadlineExceeded(self._timeout_s) from None

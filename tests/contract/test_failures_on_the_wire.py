@@ -125,6 +125,18 @@ async def test_the_item_at_fault_is_named(client: httpx.AsyncClient, value: obje
     assert f"`{pointer}`" in told["message"]
 
 
+@pytest.mark.parametrize("said", ["", "0", "000", "-5", "+5", "1.5", "1e3", "10 000", "soon", "١٠"])
+async def test_a_bad_timeout_header_is_named(client: httpx.AsyncClient, said: str) -> None:
+    """A time that is no whole number of milliseconds is 400 / 20015 with the name of the header."""
+    headers = {"x-request-timeout-ms": said.encode()}
+    answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": "a"}, headers=headers)
+    assert answer.status_code == 400
+    assert answer.content == _bad_request(
+        GENERIC + "the header `x-request-timeout-ms` must be a whole number of milliseconds, 1 or more, such as 1500.",
+        "x-request-timeout-ms",
+    )
+
+
 async def test_too_many_items_are_counted(client: httpx.AsyncClient) -> None:
     """A list longer than allowed is 400 / 20042 with the service's own words."""
     answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": ["a"] * 33})

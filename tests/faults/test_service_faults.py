@@ -52,6 +52,39 @@ async def test_a_request_that_takes_too_long_is_a_504() -> None:
         assert answer.content == b'"Request timed out after 0.02 s. Please try again later."'
 
 
+async def test_a_client_may_give_its_request_less_time(url: httpx.URL, service: FakeService) -> None:
+    """With `x-request-timeout-ms` a request is told sooner that it is late, and what still waits of it is dropped."""
+    async with httpx.AsyncClient(base_url=url) as client:
+        service.engine.hold()
+        first = asyncio.create_task(client.post("/v1/embeddings", json=_body(1)))
+        await service.engine.entered.wait()
+        late = await client.post("/v1/embeddings", json=_body(2), headers={"x-request-timeout-ms": "50"})
+        assert late.status_code == 504
+        assert late.content == b'"Request timed out after 0.05 s. Please try again later."'
+        assert service.batcher.depth.requests == 0
+        service.engine.release()
+        assert (await first).status_code == 200
+    assert service.engine.batches == [(3,)]
+
+
+@pytest.mark.parametrize("said", ["60000", "9" * 400, "0" * 400 + "60000"])
+async def test_a_client_cannot_give_its_request_more_time(said: str) -> None:
+    """The setting is the most: longer times are taken, and change nothing."""
+    async with fake_service(requests=RequestSettings(timeout_ms=20)) as service, service.client() as client:
+        service.engine.hold()
+        answer = await client.post("/v1/embeddings", json=_body(), headers={"x-request-timeout-ms": said})
+        assert answer.content == b'"Request timed out after 0.02 s. Please try again later."'
+
+
+async def test_impatient_clients_make_no_stream_a_lost_one(service: FakeService) -> None:
+    """A model is as healthy as before when the only request in its engine was given next to no time."""
+    async with service.client() as client:
+        service.engine.hold()
+        answer = await client.post("/v1/embeddings", json=_body(), headers={"x-request-timeout-ms": "20"})
+        assert answer.status_code == 504
+        assert (await client.get("/health")).json()["status"] == "ok"
+
+
 async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: FakeService) -> None:
     """A request that no thread takes up in time expires, and is not tokenised afterwards."""
     free = threading.Event()

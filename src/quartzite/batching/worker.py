@@ -69,6 +69,8 @@ class Batcher:
 
     After a failure of the scheduling every request is refused until the engine has answered a probe; each such failure
     that no answered request lies before doubles the pause, so that a fault that stays does not spin.
+
+    No stream counts as lost before `patience_s`, in seconds, however little time its requests were given.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class Batcher:
         limits: QueueSettings,
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._observer = observer
+        self._patience_s = patience_s
         self._costs = Costs(engine.shape)
         self._room = WaitingRoom(engine.shape, limits, clock)
         self._flights: dict[asyncio.Task[Vectors], Flight] = {}
@@ -100,7 +104,8 @@ class Batcher:
     def health(self) -> ModelHealth:
         """How the model is now.
 
-        A stream is lost while a micro-batch has been in the engine for longer than any of its requests was given.
+        A stream is lost while a micro-batch has been in the engine for longer than any of its requests was given, and
+        for longer than this batcher's patience.
         """
         lost = sum(map(self._is_lost, self._flights.values())) + self._recovery.is_lost
         return ModelHealth(self._state(lost), self._engine.streams, min(lost, self._engine.streams))
@@ -278,7 +283,7 @@ class Batcher:
 
     def _is_lost(self, flight: Flight) -> bool:
         allowed_s = max(ticket.deadline - ticket.joined for ticket, _ in flight.picks)
-        return self._clock() - flight.started > allowed_s
+        return self._clock() - flight.started > max(allowed_s, self._patience_s)
 
     async def _clear_engine(self) -> None:
         for task in self._flights:

@@ -105,7 +105,8 @@ class Loading:
         except BaseException:
             reading.cancel()
             raise
-        batcher = Batcher(engine, self._settings.queue, observer=self._metrics.engine_of(card.name))
+        observer, patience_s = self._metrics.engine_of(card.name), self._settings.requests.timeout_ms / 1000
+        batcher = Batcher(engine, self._settings.queue, observer=observer, patience_s=patience_s)
         await batcher.start()
         # The engine is closed with its batcher; requests have had their time to end before that.
         self._stack.push_async_callback(batcher.stop, grace_s=0)

@@ -8,6 +8,7 @@ from quartzite.errors import Stopping
 from quartzite.pipeline import Pipeline
 from quartzite.web.connection import read_body, while_connected
 from quartzite.web.failures import JsonResponse
+from quartzite.web.headers import read_timeout_s
 from quartzite.web.schemas import read_request, write_answer
 from quartzite.web.tracing import trace_of
 
@@ -24,11 +25,12 @@ class Embeddings:
         trace, too_late = trace_of(http), self._pipeline.draining
         caller = Caller(http.headers.get("authorization"), trace.id, http.client.host if http.client else None)
         async with self._pipeline.visit(caller, trace) as permit:
+            timeout_s = read_timeout_s(http.headers)
             body = await read_body(http.headers, http.receive, self._settings.max_body_bytes)
             request = read_request(body, self._settings)
             trace.model, trace.user, trace.items = request.model, request.user, len(request.items)
             if too_late:  # told now: a connection closed within a body would take the answer with it
                 raise Stopping
-            answer = await while_connected(http.receive, self._pipeline.embed(request, permit))
+            answer = await while_connected(http.receive, self._pipeline.embed(request, permit, timeout_s))
             trace.tokens, trace.timings = answer.tokens, answer.timings
             return JsonResponse(write_answer(answer))
