@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
@@ -24,6 +24,9 @@ from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import BertShape, ModelCard
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.app import build_app
+
+if TYPE_CHECKING:
+    from quartzite.telemetry.spans import Spans
 
 WORDPIECE = Path(__file__).parent / "fixtures" / "tokenizers" / "wordpiece.json"
 CLASSIC = "tests/classic"
@@ -54,6 +57,7 @@ async def fake_service(
     queue: QueueSettings = _QUEUE,
     gate: Gate | None = None,
     clock: Callable[[], float] = time.monotonic,
+    spans: "Spans | None" = None,
 ) -> AsyncIterator[FakeService]:
     """Run a service on `engine` for the length of the `async with`."""
     engine = engine or FakeEngine()
@@ -67,7 +71,7 @@ async def fake_service(
         pipeline = Pipeline(models, gate or OpenGate(), requests, threads, clock)
         await batcher.start()
         try:
-            yield FakeService(build_app(pipeline, requests, metrics), pipeline, engine, batcher)
+            yield FakeService(build_app(pipeline, requests, metrics, spans), pipeline, engine, batcher)
         finally:
             engine.release()
             await batcher.stop()

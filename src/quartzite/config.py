@@ -197,6 +197,15 @@ class StorageSettings(Section, frozen=True, kw_only=True):
         return self.url or f"sqlite:///{self.file.as_posix()}"
 
 
+class TelemetrySettings(Section, frozen=True, kw_only=True):
+    """What is told of requests, besides logs and metrics."""
+
+    spans: Annotated[
+        bool,
+        Meta(description="Send OpenTelemetry spans of every request over OTLP/HTTP, as the OTEL_* variables say."),
+    ] = False
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """All settings of one server."""
 
@@ -210,6 +219,7 @@ class Settings(Section, frozen=True, kw_only=True):
     levels: tuple[LevelSettings, ...] = ()
     limits: LimitSettings = LimitSettings()
     storage: StorageSettings = StorageSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
     @property
     def keys_possible(self) -> bool:

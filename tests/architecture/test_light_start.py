@@ -36,3 +36,10 @@ def test_serving_loads_no_hub_library() -> None:
     loaded = imported_by("import quartzite.bootstrap, quartzite.cli.server, quartzite.web.app")
     assert "huggingface_hub" not in loaded
     assert "starlette" in loaded
+
+
+def test_serving_loads_no_opentelemetry_unless_spans_are_wanted() -> None:
+    """The parts of a server that sends no spans do without the library, which is an extra."""
+    loaded = imported_by("import quartzite.bootstrap, quartzite.cli.server, quartzite.web.app")
+    assert not [name for name in loaded if name.startswith("opentelemetry")]
+    assert "quartzite.web.tracing" in loaded

@@ -1,5 +1,6 @@
 """Settings → running objects, and back: the only place that builds them. Knows every part, and none of the work."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,8 @@ from quartzite.telemetry.metrics import Metrics
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
+    from quartzite.telemetry.spans import Spans
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -26,6 +29,7 @@ class Service:
     models: tuple[Loaded, ...]
     metrics: Metrics
     asks_for_keys: bool = False
+    spans: "Spans | None" = None
 
 
 @asynccontextmanager
@@ -41,15 +45,29 @@ async def running(
     async with AsyncExitStack() as stack:
         tokenising = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "tokenise"))
         metrics = Metrics()
+        spans = await _spans(stack) if settings.telemetry.spans else None
         gate = await build_gate(settings, metrics, stack) if guarded else OpenGate()
         loading = Loading(settings, engine_loader(source), progress, stack, metrics)
         served = {model.name: await loading.serve(model) for model in settings.models}
         pipeline = Pipeline(served, gate, settings.requests, tokenising)
-        yield Service(pipeline, tuple(loading.loaded), metrics, isinstance(gate, KeyedGate))
+        yield Service(pipeline, tuple(loading.loaded), metrics, isinstance(gate, KeyedGate), spans)
 
 
 def web_app(service: Service, settings: Settings) -> "Starlette":
     """Return the ASGI application that serves `service` over HTTP."""
     from quartzite.web.app import build_app
 
-    return build_app(service.pipeline, settings.requests, service.metrics)
+    return build_app(service.pipeline, settings.requests, service.metrics, service.spans)
+
+
+async def _spans(stack: AsyncExitStack) -> "Spans":
+    """Open what sends spans, on a thread, for its libraries are imported now; `stack` has the last of them sent."""
+
+    def load() -> "Spans":
+        from quartzite.telemetry.spans import open_spans
+
+        return open_spans()
+
+    spans = await asyncio.to_thread(load)
+    stack.push_async_callback(asyncio.to_thread, spans.close)
+    return spans

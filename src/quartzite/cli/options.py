@@ -51,6 +51,7 @@ ApiKeys = Annotated[
         "A key that callers must have; repeat it for several. Needs no database, and makes one account of all of them.",
     ),
 ]
+Spans = Annotated[bool | None, setting("telemetry.spans", "--spans")]
 LogFormatFlag = Annotated[LogFormat | None, setting("server.log_format", "--log-format")]
 PrecisionFlag = Annotated[Precision | None, setting("engine.precision", "--precision")]
 Streams = Annotated[int | None, setting("engine.streams", "--streams")]

@@ -25,6 +25,7 @@ from quartzite.cli.options import (
     NoAuth,
     PortFlag,
     PrecisionFlag,
+    Spans,
     Streams,
     Threads,
     settings_of,
@@ -58,6 +59,7 @@ def serve(
     device: Device = None,
     cache: CacheFolder = None,
     log_format: LogFormatFlag = None,
+    spans: Spans = None,
     config: ConfigFile = None,
     show_settings: ShowSettings = False,
 ) -> None:
@@ -68,6 +70,7 @@ def serve(
         "server.no_auth": no_auth,
         "access.api_keys": api_keys or None,
         "server.log_format": log_format,
+        "telemetry.spans": spans,
         "engine.precision": precision,
         "engine.streams": streams,
         "engine.threads": threads,

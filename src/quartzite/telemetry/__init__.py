@@ -1,1 +1,1 @@
-"""Logs and trace ids; knows settings, not the parts that log."""
+"""Logs, trace ids, metrics and spans; knows settings, not the parts that log."""

@@ -1,6 +1,7 @@
 """The trace of one request: the id its client is told, and what its log line will say. Knows nothing of the web."""
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from quartzite.domain import Allowance, Timings
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
+_TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -16,8 +18,9 @@ class Trace:
     """What is known of one request while it runs; fields are filled in as they become known.
 
     `user` is what the client says of its own customers, and never logged. `items` and `tokens` are counts, never
-    content; `timings` say where the time of an answered request went; `allowances`, by `requests` and `tokens`, are
-    what the limits of its caller leave, empty without limits.
+    content; `timings` say where the time of an answered request went, up to `ready_s`, the moment of
+    `time.perf_counter()` at which its vectors were there; `allowances`, by `requests` and `tokens`, are what the limits
+    of its caller leave, empty without limits.
     """
 
     id: str
@@ -26,7 +29,39 @@ class Trace:
     items: int | None = None
     tokens: int | None = None
     timings: Timings | None = None
+    ready_s: float | None = None
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a request ended: what it asked for, the `route` it took (empty for paths that do not exist), and its answer.
+
+    `status` is None when nobody was there to be answered; `failure` is the name of the failure's class, None for an
+    answer; `began_s` and `ended_s` are moments of `time.perf_counter()`.
+    """
+
+    method: str
+    path: str
+    route: str
+    status: int | None
+    failure: str | None
+    began_s: float
+    ended_s: float
+
+
+def w3c_trace_id(traceparent: bytes) -> str | None:
+    """Return the trace id, 32 hexadecimal digits, of a `traceparent` header; None for one that is not valid.
+
+    Source: W3C Trace Context, section 3.2; a version above 00 may have more at its end.
+    """
+    match = _TRACEPARENT.fullmatch(traceparent)
+    if match is None:
+        return None
+    version, trace, parent, more = match.groups()
+    if version == b"ff" or (version == b"00" and more) or not (trace.strip(b"0") and parent.strip(b"0")):
+        return None
+    return trace.decode("ascii")
 
 
 def new_trace_id() -> str:

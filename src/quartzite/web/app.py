@@ -1,5 +1,7 @@
 """The routes of the service, put together. Builds nothing but the application itself."""
 
+from typing import TYPE_CHECKING
+
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
@@ -14,9 +16,16 @@ from quartzite.web.models import Models
 from quartzite.web.operations import Operations
 from quartzite.web.tracing import Traced
 
+if TYPE_CHECKING:
+    from quartzite.telemetry.spans import Spans
+
 
 def build_app(
-    pipeline: Pipeline, settings: RequestSettings, metrics: Metrics, lifespan: Lifespan[Starlette] | None = None
+    pipeline: Pipeline,
+    settings: RequestSettings,
+    metrics: Metrics,
+    spans: "Spans | None" = None,
+    lifespan: Lifespan[Starlette] | None = None,
 ) -> Starlette:
     """Return the ASGI application that serves `pipeline`; `lifespan` wraps its time of running."""
     models, operations = Models(pipeline.models), Operations(pipeline, metrics)
@@ -29,7 +38,7 @@ def build_app(
             Route("/ready", operations.ready, methods=["GET"]),
             Route("/metrics", operations.metrics, methods=["GET"]),
         ],
-        middleware=[Middleware(Traced, metrics, lambda: pipeline.draining)],
+        middleware=[Middleware(Traced, metrics, lambda: pipeline.draining, spans)],
         exception_handlers={404: refuse_path, 405: refuse_method},
         lifespan=lifespan,
     )

@@ -1,5 +1,7 @@
 """POST /v1/embeddings. Knows HTTP and the pipeline; the wire names stand in `schemas.py`."""
 
+import time
+
 from starlette.requests import Request
 
 from quartzite.admission.gate import Caller
@@ -32,5 +34,5 @@ class Embeddings:
             if too_late:  # told now: a connection closed within a body would take the answer with it
                 raise Stopping
             answer = await while_connected(http.receive, self._pipeline.embed(request, permit, timeout_s))
-            trace.tokens, trace.timings = answer.tokens, answer.timings
+            trace.tokens, trace.timings, trace.ready_s = answer.tokens, answer.timings, time.perf_counter()
             return JsonResponse(write_answer(answer))

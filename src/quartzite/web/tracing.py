@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -12,9 +13,12 @@ from quartzite.domain import Timings
 from quartzite.errors import EngineFault, RateLimited, RequestFailure, Stopping, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.metrics import Metrics
-from quartzite.telemetry.trace import Trace, new_trace_id
+from quartzite.telemetry.trace import Ending, Trace, new_trace_id, w3c_trace_id
 from quartzite.web.failures import render
 from quartzite.web.limits import limit_headers
+
+if TYPE_CHECKING:
+    from quartzite.telemetry.spans import Spans
 
 logger = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 200
@@ -23,13 +27,21 @@ _SHOWN_CHARACTERS = 200
 class Traced:
     """The outermost layer of the service, plain ASGI; turns every failure into an answer and counts all answers.
 
-    While `draining` says so, connections are closed after their answer.
+    While `draining` says so, connections are closed after their answer. Every request is told to `spans` as well,
+    unless nobody wants them.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, draining: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        draining: Callable[[], bool] = lambda: False,
+        spans: "Spans | None" = None,
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._draining = draining
+        self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; what is not HTTP passes through untouched."""
@@ -49,7 +61,7 @@ class Traced:
             logger.exception("unexpected failure", extra=fields(trace_id=visit.trace.id))
             await visit.fail(EngineFault())
         finally:
-            visit.end(self._metrics)
+            visit.end(self._metrics, self._spans)
 
 
 def trace_of(request: Request) -> Trace:
@@ -87,20 +99,33 @@ class _Visit:
             self._code = wire_row(failure).code
             await render(failure)(self._scope, self._receive, self.send)
 
-    def end(self, metrics: Metrics) -> None:
-        """Count this request, and write its one line of the log."""
-        seconds = time.perf_counter() - self._started
+    def end(self, metrics: Metrics, spans: "Spans | None") -> None:
+        """Count this request, record its spans, and write its one line of the log."""
+        ended_s = time.perf_counter()
+        seconds = ended_s - self._started
         route = self._scope.get("route")
-        metrics.request(route.path if route else "", self._status or 0, seconds, self.trace)
+        path: str = route.path if route else ""
+        metrics.request(path, self._status or 0, seconds, self.trace)
         if isinstance(self._failure, RateLimited):
             metrics.limit_hit(self.trace.model or "", self._failure.metric)
-        self._log(seconds)
+        headers: dict[bytes, bytes] = dict(self._scope["headers"])
+        if spans:
+            w3c = spans.request(self.trace, self._ending(path, ended_s), headers)
+        else:
+            w3c = w3c_trace_id(headers.get(b"traceparent", b""))
+        self._log(seconds, w3c)
 
-    def _log(self, seconds: float) -> None:
+    def _ending(self, route: str, ended_s: float) -> Ending:
+        failure = type(self._failure).__name__ if self._failure else None
+        method, path = self._scope["method"], self._scope["path"]
+        return Ending(method, path, route, self._status, failure, self._started, ended_s)
+
+    def _log(self, seconds: float, w3c: str | None) -> None:
         """Write counts and times, no content."""
         trace = self.trace
         said = fields(
             trace_id=trace.id,
+            w3c_trace_id=w3c,
             method=self._scope["method"],
             path=self._scope["path"][:_SHOWN_CHARACTERS],
             status=self._status,
