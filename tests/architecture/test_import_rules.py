@@ -45,7 +45,7 @@ VIOLATIONS = (
     Violation("SQL stands in the storage only", "cli/embed.py", "sqlite3"),
     Violation("Only the telemetry knows the library of the metrics", "batching/recovery.py", "prometheus_client"),
     Violation("Only the telemetry knows OpenTelemetry", "web/tracing.py", "opentelemetry"),
-    Violation("Below web nobody knows the web", "config.py", "starlette"),
+    Violation("Below web nobody knows the web", "config/reading.py", "starlette"),
     Violation("Decisions and arithmetic are free of input and output", "postprocess/vectors.py", "asyncio"),
 )
 

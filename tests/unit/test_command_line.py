@@ -11,7 +11,8 @@ from quartzite.cli.main import main
 from quartzite.cli.options import model_of, settings_of
 from quartzite.cli.settings import as_toml
 from quartzite.cli.table import table
-from quartzite.config import ModelSettings, Settings, read_settings
+from quartzite.config import ModelSettings, Settings
+from quartzite.config.reading import read_settings
 from quartzite.errors import InvalidConfig
 
 

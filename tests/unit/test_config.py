@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from quartzite.config import DEFAULT_MODEL, ModelSettings, Settings, explain, read_settings
+from quartzite.config import DEFAULT_MODEL, ModelSettings, Settings, explain
+from quartzite.config.reading import read_settings
 from quartzite.errors import InvalidConfig
 
 

@@ -1,4 +1,4 @@
-"""Flags that several commands share, and how they become settings: their help and defaults are those of `config.py`."""
+"""Flags that several commands share, and how they become settings: their help and defaults are those of `config`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Annotated, Any, cast
 import typer
 from typer.models import OptionInfo
 
-from quartzite.config import LogFormat, Precision, Settings, explain, read_settings
+from quartzite.config import LogFormat, Precision, Settings, explain
+from quartzite.config.reading import read_settings
 from quartzite.errors import InvalidConfig
 
 _SETTINGS = {setting.path: setting for setting in explain()}
