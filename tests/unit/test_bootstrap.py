@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import model_folders
+from fake_models import settings_of
 from quartzite.admission.gate import Caller, Permit
 from quartzite.bootstrap import running, web_app
 from quartzite.bootstrap.models import EngineSource
@@ -15,7 +15,6 @@ from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.engines.fake import FakeEngine
 from quartzite.errors import DownloadFailed, MissingExtra, ModelRefused
 from quartzite.registry.card import ModelCard
-from serving import WORDPIECE
 
 built: list["Noted"] = []
 
@@ -57,16 +56,6 @@ def forget() -> None:
 def settings(tmp_path: Path) -> Settings:
     """Settings with one model, in `tmp_path`/model."""
     return settings_of(tmp_path, first="model")
-
-
-def settings_of(tmp_path: Path, **models: str) -> Settings:
-    """Return settings that serve `models`: name and folder below `tmp_path`, whose descriptions are written."""
-    for folder in set(models.values()):
-        config = model_folders.BERT | {"vocab_size": 1188}
-        files = model_folders.descriptions(config, {"tokenizer.json": WORDPIECE.read_bytes()})
-        model_folders.write(tmp_path / folder, files)
-    entries = tuple(ModelSettings(name=name, folder=str(tmp_path / folder)) for name, folder in models.items())
-    return Settings(models=entries, cache=CacheSettings(folder=str(tmp_path / "cache")))
 
 
 def request(model: str) -> EmbeddingRequest:

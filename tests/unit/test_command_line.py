@@ -7,22 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from quartzite.cli.main import main
+from command_line import run
 from quartzite.cli.options import model_of, settings_of
 from quartzite.cli.settings import as_toml
 from quartzite.cli.table import table
 from quartzite.config import ModelSettings, Settings
 from quartzite.config.reading import read_settings
 from quartzite.errors import InvalidConfig
-
-
-def run(*arguments: str) -> int:
-    """Run the command line and return its exit code."""
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    code = ended.value.code
-    assert isinstance(code, int)
-    return code
 
 
 @pytest.mark.parametrize(
@@ -62,15 +53,14 @@ def test_shown_settings_are_a_settings_file(tmp_path: Path) -> None:
     assert "\n# TCP port to listen on; 0 takes a free one.\nport = 8000\n" in as_toml(settings)
 
 
-def test_each_flag_is_an_environment_variable_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_flag_is_an_environment_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Variables act like flags, several models are separated by spaces, and a flag wins over its variable."""
     monkeypatch.setenv("QUARTZITE_PORT", "1234")
     monkeypatch.setenv("QUARTZITE_MODEL", "a b=/folder")
     monkeypatch.setenv("QUARTZITE_PRECISION", "f32")
-    assert run("serve", "--precision", "int8", "--show-settings") == 0
-    shown = tomllib.loads(capsys.readouterr().out)
+    ended = run("serve", "--precision", "int8", "--show-settings")
+    assert ended.code == 0
+    shown = tomllib.loads(ended.out)
     assert shown["server"]["port"] == 1234
     assert [(model["name"], model.get("folder")) for model in shown["models"]] == [("a", None), ("b", "/folder")]
     assert shown["engine"]["precision"] == "int8"
@@ -89,12 +79,12 @@ def test_each_flag_is_an_environment_variable_too(
         (["dance"], "No such command"),
     ],
 )
-def test_wrong_usage_ends_with_2(arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage_ends_with_2(arguments: list[str], told: str) -> None:
     """Wrong flags and settings are told on stderr, and end with exit code 2."""
-    assert run(*arguments) == 2
-    captured = capsys.readouterr()
-    assert told in captured.err
-    assert "Traceback" not in captured.err + captured.out
+    ended = run(*arguments)
+    assert ended.code == 2
+    assert told in ended.err
+    assert "Traceback" not in ended.err + ended.out
 
 
 def test_failed_work_ends_with_1(tmp_path: Path) -> None:
@@ -107,12 +97,11 @@ def test_failed_work_ends_with_1(tmp_path: Path) -> None:
     )
 
 
-def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed() -> None:
     """`--version` prints the version and nothing else."""
     from quartzite import __version__
 
-    assert run("--version") == 0
-    assert capsys.readouterr().out == f"quartzite {__version__}\n"
+    assert run("--version") == (0, f"quartzite {__version__}\n", "")
 
 
 def test_tables_are_aligned() -> None:

@@ -10,10 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+from quartzite.admission.remembered import Remembered
 from quartzite.errors import AccountDisabled, InvalidKey, InvalidToken
-
-REMEMBERED_S = 2.0
-"""How long the answer of a look-up is believed: a revoked key dies within this time in every process."""
 
 _MOST_REMEMBERED = 10_000
 _BEARER = re.compile(r"bearer +([!-~]+)", re.IGNORECASE)
@@ -57,10 +55,10 @@ class Authenticator:
         self._owner = owner
         self._find = find
         self._clock = clock
-        self._remembered: OrderedDict[bytes, tuple[float, asyncio.Task[Principal | None]]] = OrderedDict()
+        self._remembered: OrderedDict[bytes, Remembered[Principal | None]] = OrderedDict()
 
     async def principal(self, authorization: str | None) -> Principal:
-        """Return whose key stands in the header; raises InvalidToken, InvalidKey or AccountDisabled."""
+        """Return whose key stands in the header; raises InvalidToken, InvalidKey, AccountDisabled or Overloaded."""
         bearer = _BEARER.fullmatch(authorization or "")
         if bearer is None:
             raise InvalidToken
@@ -78,24 +76,12 @@ class Authenticator:
 
     async def _look_up(self, find: FindKey, secret: str, digest: bytes) -> Principal | None:
         """Ask once for all requests that come with the same secret in the meantime."""
-        now = self._clock()
-        since, asked = self._remembered.get(digest, (-REMEMBERED_S, None))
-        if asked is None or now - since >= REMEMBERED_S or _failed(asked):
-            asked = asyncio.create_task(asyncio.to_thread(find, secret))
-            asked.add_done_callback(_failed)  # an error is told to those who wait, or to nobody
-            self._remember(digest, now, asked)
-        return await asyncio.shield(asked)
-
-    def _remember(self, digest: bytes, now: float, asked: "asyncio.Task[Principal | None]") -> None:
-        self._remembered[digest] = now, asked
+        remembered = self._remembered.setdefault(digest, Remembered(self._clock))
         self._remembered.move_to_end(digest)
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
+        return await remembered.get(lambda: asyncio.to_thread(find, secret))
 
 
 def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode()).digest()
-
-
-def _failed(asked: "asyncio.Task[Principal | None]") -> bool:
-    return asked.done() and (asked.cancelled() or asked.exception() is not None)

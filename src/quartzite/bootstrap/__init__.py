@@ -2,7 +2,8 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """All that answers requests; `asks_for_keys` says whether callers need one."""
+    """All that answers requests; `asks_for_keys` says whether callers need one now."""
 
     pipeline: Pipeline
     models: tuple[Loaded, ...]
@@ -34,23 +35,29 @@ class Service:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, source: EngineSource = OPENVINO, progress: bool = True, guarded: bool = False
+    settings: Settings,
+    source: EngineSource = OPENVINO,
+    progress: bool = True,
+    guarded: bool = False,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Service]:
     """Load every model of `settings` and keep it running inside the `async with`; close all of it in order after.
 
-    `progress` shows downloads on the terminal. A `guarded` service asks for keys where there are some, and records its
-    requests where there is a database. Raises a StartFailure that names the model which could not be loaded, after
-    closing those that were.
+    `progress` shows downloads on the terminal. A `guarded` service asks for keys once there are some, and records its
+    requests once there is a database; `clock` measures how old what it knows of that is. Raises a StartFailure that
+    names the model which could not be loaded, after closing those that were.
     """
     async with AsyncExitStack() as stack:
         tokenising = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "tokenise"))
         metrics = Metrics()
         spans = await _spans(stack) if settings.telemetry.spans else None
-        gate = await build_gate(settings, metrics, stack) if guarded else OpenGate()
+        levels = {model.name: model.level for model in settings.models if model.level}
+        gate = await build_gate(settings, levels, metrics, stack, clock) if guarded else None
         loading = Loading(settings, engine_loader(source), progress, stack, metrics)
         served = {model.name: await loading.serve(model) for model in settings.models}
-        pipeline = Pipeline(served, gate, settings.requests, tokenising)
-        yield Service(pipeline, tuple(loading.loaded), metrics, isinstance(gate, KeyedGate), spans)
+        pipeline = Pipeline(served, gate or OpenGate(), settings.requests, tokenising)
+        asks_for_keys = gate is not None and isinstance(await gate.current(), KeyedGate)
+        yield Service(pipeline, tuple(loading.loaded), metrics, asks_for_keys, spans)
 
 
 def web_app(service: Service, settings: Settings) -> "Starlette":

@@ -2,15 +2,18 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quartzite.admission.allowance import MonthlyAllowance
 from quartzite.admission.authenticate import Authenticator, Principal
 from quartzite.admission.gate import Gate, KeyedGate, OpenGate, RecordingGate
+from quartzite.admission.late import Found, LateGate
 from quartzite.admission.limits import Limits
 from quartzite.admission.windows import LocalWindows, Windows
-from quartzite.config import Settings
+from quartzite.config import Settings, StorageSettings
 from quartzite.errors import StartFailure
 from quartzite.telemetry.metrics import Metrics
 
@@ -19,53 +22,135 @@ if TYPE_CHECKING:
     from quartzite.storage.ledger import Ledger
 
 
-async def build_gate(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Gate:
-    """Build the gate that the keys and the database of `settings` call for; `stack` closes what it needs."""
-    records = await _records(settings, metrics, stack) if settings.storage.in_use else None
-    find, allowance, book = None, None, None
-    if records:
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What is kept in an open database."""
+
+    keys: "Keys"
+    ledger: "Ledger"
+
+
+async def build_gate(
+    settings: Settings,
+    model_levels: Mapping[str, int],
+    metrics: Metrics,
+    stack: AsyncExitStack,
+    clock: Callable[[], float],
+) -> LateGate:
+    """Build the gate that keys and database call for, now and later; `stack` closes what it needs.
+
+    Raises StartFailure where other machines are let in and nobody could have a key.
+    """
+    # What is opened later is closed where it would be had it been opened now: after the models.
+    late = await stack.enter_async_context(AsyncExitStack())
+    database = _LateDatabase(settings.storage, metrics, late)
+    access = _Access(
+        settings, model_levels, database, Limits(settings.levels, _windows(settings, metrics, stack)), clock
+    )
+    await access.refuse_a_start_for_nobody()
+    gate = LateGate(access.look, clock)
+    await gate.current()
+    return gate
+
+
+class _Access:
+    """Finds the gate to use for the keys that there are in `database`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        model_levels: Mapping[str, int],
+        database: "_LateDatabase",
+        limits: Limits,
+        clock: Callable[[], float],
+    ) -> None:
+        self._settings = settings
+        self._model_levels = model_levels
+        self._database = database
+        self._limits = limits
+        self._clock = clock
+
+    async def refuse_a_start_for_nobody(self) -> None:
+        """Raise StartFailure where keys are asked for and there is none, nor a way to make one."""
+        server, records = self._settings.server, await self._database.get()
+        if server.no_auth or server.is_loopback or self._settings.access.api_keys:
+            return
+        if records is None or not await asyncio.to_thread(records.keys.any_valid):
+            raise StartFailure(
+                f"--host {server.host} lets other machines in, and there is no valid key to ask them for; make "
+                "one (quartzite keys create), give one (--api-key), or say --no-auth if anyone may come"
+            )
+
+    async def look(self) -> Found:
+        """Return the gate for the keys that there are now; it is settled once it can only stay as it is."""
+        records = await self._database.get()
+        if await self._asks_for_keys(records):
+            return Found(self._keyed(records), settled=records is not None)
+        if records is None:
+            return Found(OpenGate(), settled=False)
+        from quartzite.admission.records import LedgerBook
+
+        return Found(RecordingGate(LedgerBook(records.ledger)), settled=self._settings.server.no_auth)
+
+    async def _asks_for_keys(self, records: Records | None) -> bool:
+        server = self._settings.server
+        if server.no_auth:
+            return False
+        if self._settings.access.api_keys or not server.is_loopback:
+            return True
+        return records is not None and await asyncio.to_thread(records.keys.exist)
+
+    def _keyed(self, records: Records | None) -> Gate:
+        access = self._settings.access
+        owner = Principal(access.level)
+        if records is None:
+            return KeyedGate(Authenticator(access.api_keys, owner, None, self._clock), self._limits, self._model_levels)
         from quartzite.admission.records import KnownKeys, LedgerBook
 
-        keys, ledger = records
-        find, allowance, book = KnownKeys(keys), MonthlyAllowance(ledger.month_tokens), LedgerBook(ledger)
-    if settings.server.no_auth or not await _has_keys(settings, records and records[0]):
-        return RecordingGate(book) if book else OpenGate()
-    authenticator = Authenticator(settings.access.api_keys, Principal(settings.access.level), find)
-    limits = Limits(settings.levels, _windows(settings, metrics, stack))
-    model_levels = {model.name: model.level for model in settings.models if model.level}
-    return KeyedGate(authenticator, limits, model_levels, allowance, book)
-
-
-async def _has_keys(settings: Settings, keys: "Keys | None") -> bool:
-    """Say whether anyone could come in with a key; raises StartFailure where nobody could, and anyone would."""
-    if settings.access.api_keys or (keys is not None and await asyncio.to_thread(keys.any_valid)):
-        return True
-    if not settings.server.is_loopback:
-        raise StartFailure(
-            f"--host {settings.server.host} lets other machines in, and there is no valid key to ask them for; make "
-            "one (quartzite keys create), give one (--api-key), or say --no-auth if anyone may come"
+        return KeyedGate(
+            Authenticator(access.api_keys, owner, KnownKeys(records.keys), self._clock),
+            self._limits,
+            self._model_levels,
+            MonthlyAllowance(records.ledger.month_tokens),
+            LedgerBook(records.ledger),
         )
-    return False
 
 
-async def _records(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> "tuple[Keys, Ledger]":
-    """Open the database, on a thread: its libraries are imported now, and its tables brought up to date."""
-    keys, ledger = await asyncio.to_thread(_open_records, settings, stack)
-    metrics.watch_ledger(lambda: ledger.lag)
-    from quartzite.storage.ledger import keep_pruned
+class _LateDatabase:
+    """The database of `settings`, opened as soon as it is asked for and there is one; `stack` closes it."""
 
-    pruning = asyncio.create_task(keep_pruned(ledger, settings.storage.retention_days))
-    stack.callback(pruning.cancel)
-    return keys, ledger
+    def __init__(self, settings: StorageSettings, metrics: Metrics, stack: AsyncExitStack) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._stack = stack
+        self._opening = asyncio.Lock()
+        self._records: Records | None = None
+
+    async def get(self) -> Records | None:
+        """Return what is in the database, None while there is none; raises a StartFailure for one that is unusable."""
+        async with self._opening:
+            if self._records is None and await asyncio.to_thread(lambda: self._settings.in_use):
+                self._records = await self._open()
+            return self._records
+
+    async def _open(self) -> Records:
+        """Open it on a thread: its libraries are imported now, and its tables brought up to date."""
+        records = await asyncio.to_thread(_open_records, self._settings.database_url, self._stack)
+        self._metrics.watch_ledger(lambda: records.ledger.lag)
+        from quartzite.storage.ledger import keep_pruned
+
+        pruning = asyncio.create_task(keep_pruned(records.ledger, self._settings.retention_days))
+        self._stack.callback(pruning.cancel)
+        return records
 
 
-def _open_records(settings: Settings, stack: AsyncExitStack) -> "tuple[Keys, Ledger]":
+def _open_records(url: str, stack: AsyncExitStack) -> Records:
     from quartzite.storage.database import open_database
     from quartzite.storage.keys import Keys
     from quartzite.storage.ledger import Ledger
 
-    database = stack.enter_context(open_database(settings.storage.database_url))
-    return Keys(database), stack.enter_context(Ledger(database))
+    database = stack.enter_context(open_database(url))
+    return Records(Keys(database), stack.enter_context(Ledger(database)))
 
 
 def _windows(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Windows:

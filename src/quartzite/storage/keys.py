@@ -85,6 +85,11 @@ class Keys:
         with self._database.read() as connection:
             return [_key_of(row) for row in connection.execute(query)]
 
+    def exist(self) -> bool:
+        """Say whether a key was ever made, whatever has become of it."""
+        with self._database.read() as connection:
+            return connection.execute(select(keys.c.id).limit(1)).first() is not None
+
     def any_valid(self) -> bool:
         """Say whether there is a key with which somebody could come in."""
         now = self._clock()
