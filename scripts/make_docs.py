@@ -14,6 +14,7 @@ from quartzite.errors import (
     AccountDisabled,
     AllowanceSpent,
     ClientGone,
+    DatabaseDown,
     DeadlineExceeded,
     EngineFault,
     InvalidKey,
@@ -54,6 +55,7 @@ EXAMPLES: tuple[RequestFailure, ...] = (
     Overloaded(),
     Stopping(),
     NotRecorded(),
+    DatabaseDown(),
     DeadlineExceeded(60.0),
 )
 

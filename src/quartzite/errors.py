@@ -9,6 +9,8 @@ Knows nobody. The tree:
     │   ├── WeightsRefused          missing, unexpected, wrongly shaped or unreadable tensors
     │   ├── DownloadFailed
     │   ├── AccountsRefused
+    │   │   ├── AbsentRecord
+    │   │   └── TakenName
     │   └── MissingExtra
     └── RequestFailure              what a client is answered
         ├── InvalidParameter        400 / 20015
@@ -25,6 +27,7 @@ Knows nobody. The tree:
         ├── Overloaded              503 / 50505
         ├── Stopping                503 / 50505
         ├── NotRecorded             503 / 50505
+        ├── DatabaseDown            503 / 50505
         ├── DeadlineExceeded        504
         ├── ClientGone              no answer: nobody is there to read it
         └── EngineFault             500 / 50507
@@ -60,7 +63,19 @@ class DownloadFailed(StartFailure):
 
 
 class AccountsRefused(StartFailure):
-    """A change of accounts or keys cannot be made: no such name, a name that is taken, a value that is none."""
+    """A change of accounts or keys cannot be made; `field` names the value at fault."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class AbsentRecord(AccountsRefused):
+    """There is no account, key or request of that name or id."""
+
+
+class TakenName(AccountsRefused):
+    """Another account has that name."""
 
 
 class MissingExtra(StartFailure):
@@ -194,6 +209,14 @@ class NotRecorded(RequestFailure):
         self.retry_after_s = 1
 
 
+class DatabaseDown(RequestFailure):
+    """Accounts and keys could not be looked up, because the database does not answer."""
+
+    def __init__(self, retry_after_s: int = 1) -> None:
+        super().__init__("The database of the service does not answer. Please try again later.")
+        self.retry_after_s = retry_after_s
+
+
 class DeadlineExceeded(RequestFailure):
     """The answer was not ready within the request's time."""
 
@@ -243,6 +266,7 @@ WIRE: Mapping[type[RequestFailure], WireRow] = {
     Overloaded: WireRow(503, 50505, "object", retryable=True),
     Stopping: WireRow(503, 50505, "object", retryable=True),
     NotRecorded: WireRow(503, 50505, "object", retryable=True),
+    DatabaseDown: WireRow(503, 50505, "object", retryable=True),
     DeadlineExceeded: WireRow(504, None, "string", retryable=True),
     ClientGone: WireRow(499, None, "string", retryable=False),
     EngineFault: WireRow(500, 50507, "object", retryable=True),

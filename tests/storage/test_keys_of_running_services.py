@@ -39,6 +39,9 @@ asyncio.run(answer())
 """
 
 
+RUBBISH = b"no database at all, but as long as the header of one would be" * 100
+
+
 class _Service:
     """A service that started without keys, a clock, and the commands on its database."""
 
@@ -62,10 +65,12 @@ class _Service:
         assert ended.code == 0, ended.err
         return ended.out.strip()
 
-    async def status(self, key: str | None = None) -> int:
+    async def ask(self, key: str | None = None) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        body = {"model": "m", "input": "a text"}
-        return (await self.client.post("/v1/embeddings", json=body, headers=headers)).status_code
+        return await self.client.post("/v1/embeddings", json={"model": "m", "input": "a text"}, headers=headers)
+
+    async def status(self, key: str | None = None) -> int:
+        return (await self.ask(key)).status_code
 
 
 @pytest.fixture
@@ -153,12 +158,32 @@ async def test_a_database_that_cannot_be_opened_lets_nobody_in(
     async with _Service(settings).open() as service:
         file = settings.storage.file
         file.parent.mkdir()
-        file.write_bytes(b"no database at all, but as long as the header of one would be" * 20)
+        file.write_bytes(RUBBISH)
         service.now = 2.0
         assert await service.status() == 503
-        assert "file is not a database" in caplog.text
+        assert "file is not a database" in str(caplog.records[-1].fields["cause"])  # type: ignore[attr-defined]
         file.unlink()
         assert await service.status() == 200
+
+
+async def test_a_database_that_breaks_is_told_as_such_and_lets_nobody_in(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A key that was believed in until then is 503 and not 401: its holder shall try again, not look for another."""
+    async with _Service(settings).open() as service:
+        service.command("accounts", "create", "acme")
+        secret = service.command("keys", "create", "acme")
+        service.now = 2.0
+        assert await service.status(secret) == 200
+        for file in settings.storage.file.parent.glob("*.db*"):
+            file.write_bytes(RUBBISH)
+        service.now = 4.0
+        answer = await service.ask(secret)
+        assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, 50505, "1")
+        assert "the database does not answer" in caplog.text
+        ended = run("keys", "list", "--data-folder", settings.storage.data_folder)
+        assert (ended.code, ended.err.count("\n")) == (1, 1)
+        assert "cannot be opened: file is not a database" in ended.err
 
 
 @pytest.fixture

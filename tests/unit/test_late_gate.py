@@ -8,7 +8,7 @@ from quartzite.admission.authenticate import Principal
 from quartzite.admission.gate import Caller, OpenGate, Permit
 from quartzite.admission.late import Found, LateGate
 from quartzite.domain import EmbeddingRequest, Outcome, TextItem, Timings
-from quartzite.errors import InvalidToken, Overloaded
+from quartzite.errors import DatabaseDown, InvalidToken, StartFailure
 
 CALLER = Caller(None, "ti_1")
 REQUEST = EmbeddingRequest("model", (TextItem("text"),))
@@ -94,16 +94,14 @@ async def test_a_request_that_came_in_before_the_keys_goes_on_and_is_written_dow
     assert place.closed.asked == ["record", "count", "charge"]
 
 
-async def test_nobody_comes_in_while_it_cannot_be_told_whether_there_are_keys(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A database that fails is 503 and in the log; the first request after that looks again."""
+async def test_nobody_comes_in_while_it_cannot_be_told_whether_there_are_keys() -> None:
+    """A database that cannot be opened is 503; the first request after that looks again."""
     place = _Place()
     await place.gate.admit(CALLER)
-    place.found, place.now = OSError("the disk is away"), 2.0
-    with pytest.raises(Overloaded):
+    place.found, place.now = StartFailure("the disk is away"), 2.0
+    with pytest.raises(DatabaseDown) as caught:
         await place.gate.admit(CALLER)
-    assert "the disk is away" in caplog.text
+    assert caught.value.__cause__ is place.found
     place.found = Found(OpenGate(), settled=False)
     await place.gate.admit(CALLER)
 

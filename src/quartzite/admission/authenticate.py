@@ -58,7 +58,7 @@ class Authenticator:
         self._remembered: OrderedDict[bytes, Remembered[Principal | None]] = OrderedDict()
 
     async def principal(self, authorization: str | None) -> Principal:
-        """Return whose key stands in the header; raises InvalidToken, InvalidKey, AccountDisabled or Overloaded."""
+        """Return whose key stands in the header; raises InvalidToken, InvalidKey or AccountDisabled."""
         bearer = _BEARER.fullmatch(authorization or "")
         if bearer is None:
             raise InvalidToken

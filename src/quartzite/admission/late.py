@@ -4,12 +4,13 @@ Knows gates and how to look for the one to use; nothing of keys and databases.
 """
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
 
 from quartzite.admission.gate import Caller, Gate, OpenGate, Permit
 from quartzite.admission.remembered import Remembered
 from quartzite.domain import EmbeddingRequest, Outcome
+from quartzite.errors import DatabaseDown, StartFailure
 
 
 class Found(NamedTuple):
@@ -19,7 +20,7 @@ class Found(NamedTuple):
     settled: bool
 
 
-Look = Callable[[], Awaitable[Found]]
+Look = Callable[[], Coroutine[Any, Any, Found]]
 
 
 class LateGate:
@@ -35,7 +36,7 @@ class LateGate:
         self._remembered: Remembered[Found] = Remembered(clock)
 
     async def current(self) -> Gate:
-        """Return the gate to use now; raises Overloaded when `look` fails."""
+        """Return the gate to use now; raises what `look` raises."""
         if not self._found.settled:
             found = await self._remembered.get(self._look)
             if not self._found.settled:  # a newer look may have ended before this one
@@ -43,8 +44,12 @@ class LateGate:
         return self._found.gate
 
     async def admit(self, caller: Caller) -> Permit:
-        """Ask the gate of now; raises Overloaded when there is no telling which one it is."""
-        return await (await self.current()).admit(caller)
+        """Ask the gate of now; raises DatabaseDown when there is no telling which one it is."""
+        try:
+            gate = await self.current()
+        except StartFailure as failure:
+            raise DatabaseDown from failure
+        return await gate.admit(caller)
 
     async def count(self, permit: Permit, request: EmbeddingRequest) -> None:
         """Count a request of a principal."""

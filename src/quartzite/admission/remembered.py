@@ -1,26 +1,13 @@
 """What a look-up said, believed for a short time. Knows nothing of what is looked up."""
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
-
-from quartzite.errors import Overloaded
 
 REMEMBERED_S = 2.0
 """How long the answer of a look-up is believed: a revoked key dies within this time in every process."""
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
-
-
-async def answered(look: Awaitable[T]) -> T:
-    """Return what a look-up brings; one that fails is logged, and raises Overloaded: ask again later."""
-    try:
-        return await look
-    except Exception as error:
-        logger.exception("who may come in could not be looked up")
-        raise Overloaded from error
 
 
 class Remembered(Generic[T]):
@@ -31,14 +18,11 @@ class Remembered(Generic[T]):
         self._since = 0.0
         self._asked: asyncio.Task[T] | None = None
 
-    async def get(self, look: Callable[[], Awaitable[T]]) -> T:
-        """Return what is remembered, or what `look` says now, asked once for all that come in the meantime.
-
-        Raises Overloaded when `look` fails.
-        """
+    async def get(self, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Return what is remembered, or what `look` says now, asked once for all that come in the meantime."""
         now = self._clock()
         if self._asked is None or now - self._since >= REMEMBERED_S or _failed(self._asked):
-            self._since, self._asked = now, asyncio.create_task(answered(look()))
+            self._since, self._asked = now, asyncio.create_task(look())
             self._asked.add_done_callback(_failed)  # an error is told to those who wait, or to nobody
         return await asyncio.shield(self._asked)
 

@@ -15,7 +15,7 @@ from quartzite.cli.embed import embed
 from quartzite.cli.models import check, list_models, pull
 from quartzite.cli.serve import serve
 from quartzite.cli.usage import trace, usage
-from quartzite.errors import InvalidConfig, RequestFailure, StartFailure
+from quartzite.errors import DatabaseDown, InvalidConfig, RequestFailure, StartFailure
 
 app = typer.Typer(
     name="quartzite",
@@ -72,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments)
     except InvalidConfig as failure:
         _fail(str(failure), 2)
+    except DatabaseDown as failure:
+        from quartzite.storage.database import words_of
+
+        _fail(f"the database does not answer: {words_of(failure)}", 1)
     except (StartFailure, RequestFailure) as failure:
         _fail(str(failure), 1)
 

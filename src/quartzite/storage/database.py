@@ -10,15 +10,33 @@ from types import TracebackType
 from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DBAPIError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
-from quartzite.errors import InvalidConfig, MissingExtra, StartFailure
+from quartzite.errors import DatabaseDown, InvalidConfig, MissingExtra, StartFailure
 
 WAIT_FOR_LOCK_S = 30
 """How long one writer of SQLite waits for another, of this process or of another one."""
 
 _CONNECT_S = 10
 _POSTGRESQL = ("postgresql", "postgresql+psycopg", "postgres")
+
+
+DOWN = (OperationalError, InterfaceError, InternalError)
+"""What a database raises that is down, full or locked: no statement is to blame."""
+
+
+def words_of(failure: DatabaseDown) -> str:
+    """Return what the database said before it was found to be down."""
+    cause = failure.__cause__
+    return str(cause.orig if isinstance(cause, DBAPIError) else cause)
 
 
 class Database:
@@ -30,14 +48,17 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Give a connection that sees one state of the database; nothing it writes is kept."""
-        with self.engine.connect() as connection:
+        """Give a connection that sees one state of the database; nothing it writes is kept. Raises DatabaseDown."""
+        with _answering(), self.engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """Give a connection whose changes are all kept at the end, or none of them when the block raises."""
-        with self._writing.begin() as connection:
+        """Give a connection whose changes are all kept at the end, or none of them when the block raises.
+
+        Raises DatabaseDown.
+        """
+        with _answering(), self._writing.begin() as connection:
             yield connection
 
     def writer(self) -> Connection:
@@ -79,10 +100,23 @@ def open_database(url: str) -> Database:
 
 
 @contextmanager
+def _answering() -> Iterator[None]:
+    """Tell a database that is down, full, locked or damaged from a statement that is at fault."""
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, DOWN) or type(error) is DatabaseError:
+            raise DatabaseDown from error
+        raise
+
+
+@contextmanager
 def _opening(url: URL) -> Iterator[None]:
     where = url.render_as_string(hide_password=True)
     try:
         yield
+    except DatabaseDown as failure:
+        raise StartFailure(f"the database {where} cannot be opened: {words_of(failure)}") from failure
     except DBAPIError as error:
         raise StartFailure(f"the database {where} cannot be opened: {error.orig}") from error
     except (SQLAlchemyError, OSError) as error:

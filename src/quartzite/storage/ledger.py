@@ -10,10 +10,10 @@ from typing import Any, Self
 
 from sqlalchemy import Connection, Insert, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
-from quartzite.errors import NotRecorded
-from quartzite.storage.database import Database
+from quartzite.errors import DatabaseDown, NotRecorded
+from quartzite.storage.database import DOWN, Database, words_of
 from quartzite.storage.group_commit import GroupCommit
 from quartzite.storage.keys import utc_now
 from quartzite.storage.schema import requests
@@ -21,8 +21,6 @@ from quartzite.storage.usage import Grouping, UsageRow, usage
 
 _log = logging.getLogger(__name__)
 _PRUNED_AT_ONCE = 5000
-_OF_THE_DATABASE = (OperationalError, InterfaceError, InternalError)
-"""What a database raises that is down, full or locked: no row is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +60,7 @@ class Ledger:
         self._database = database
         self._insert = _insert_once(database)
         self._connection: Connection | None = None
-        self._group = GroupCommit(self._commit, everyones=_OF_THE_DATABASE)
+        self._group = GroupCommit(self._commit, everyones=DOWN)
 
     def __enter__(self) -> Self:
         self._connection = self._database.writer()
@@ -163,8 +161,8 @@ async def keep_pruned(
     while retention_days:
         try:
             pruned = await asyncio.to_thread(ledger.prune, clock() - timedelta(days=retention_days))
-        except DBAPIError as error:
-            _log.warning("old rows of the ledger could not be deleted: %s", error.orig)
+        except DatabaseDown as failure:
+            _log.warning("old rows of the ledger could not be deleted: %s", words_of(failure))
         else:
             if pruned:
                 _log.info("deleted %d rows of the ledger older than %d days", pruned, retention_days)

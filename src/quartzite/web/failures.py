@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quartzite.errors import (
+    DatabaseDown,
     MethodRefused,
     NotRecorded,
     Overloaded,
@@ -51,7 +52,7 @@ def _headers(failure: RequestFailure, status: int) -> dict[str, str] | None:
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(failure, RateLimited) and failure.retry_after_s is None:
         return {"x-should-retry": "false"}  # OpenAI's clients retry every 429 but for this
-    if isinstance(failure, Overloaded | Stopping | NotRecorded | RateLimited):
+    if isinstance(failure, Overloaded | Stopping | NotRecorded | DatabaseDown | RateLimited):
         return {"Retry-After": str(failure.retry_after_s)}
     if isinstance(failure, MethodRefused):
         return {"Allow": failure.allowed}

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quartzite.domain import Timings
-from quartzite.errors import EngineFault, RateLimited, RequestFailure, Stopping, wire_row
+from quartzite.errors import DatabaseDown, EngineFault, NotRecorded, RateLimited, RequestFailure, Stopping, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.metrics import Metrics
 from quartzite.telemetry.trace import Ending, Trace, new_trace_id, w3c_trace_id
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _SHOWN_CHARACTERS = 200
+_EVENTS = {
+    EngineFault: "engine fault",
+    NotRecorded: "a request could not be recorded",
+    DatabaseDown: "the database does not answer",
+}
+"""Failures of our own, whose causes are for the log only."""
 
 
 class Traced:
@@ -52,8 +58,8 @@ class Traced:
         try:
             await self._app(scope, receive, visit.send)
         except RequestFailure as failure:
-            if isinstance(failure, EngineFault):
-                logger.error("engine fault", extra=fields(trace_id=visit.trace.id, cause=failure.__cause__))
+            if event := _EVENTS.get(type(failure)):
+                logger.error(event, extra=fields(trace_id=visit.trace.id, cause=failure.__cause__))
             await visit.fail(failure)
         except asyncio.CancelledError:  # the service stops and has waited long enough
             await visit.fail(Stopping())
