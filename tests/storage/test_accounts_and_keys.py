@@ -1,11 +1,12 @@
 """Accounts and keys on both databases."""
 
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import select
 
-from quartzite.errors import AccountsRefused
+from quartzite.errors import AbsentRecord, AccountsRefused
 from quartzite.storage.accounts import Account, Accounts
 from quartzite.storage.database import Database
 from quartzite.storage.keys import Keys
@@ -43,10 +44,11 @@ def test_an_account_is_as_it_was_made_and_changed(database: Database, acme: Acco
     """What create, set, disable and enable return is what get and list show."""
     accounts = Accounts(database)
     assert accounts.get("acme") == acme == Account(acme.id, "acme", 2, disabled=False, monthly_tokens=2**62)
-    assert accounts.disable("acme").disabled
-    changed = accounts.set("acme", level=5, monthly_tokens=None)
+    assert accounts.change("acme", disabled=True).disabled
+    changed = accounts.change("acme", level=5, monthly_tokens=None)
     assert changed == Account(acme.id, "acme", 5, disabled=True, monthly_tokens=None)
-    assert not accounts.enable("acme").disabled
+    assert accounts.change("acme") == changed
+    assert not accounts.change("acme", disabled=False).disabled
     other = accounts.create("Aardvark")
     assert accounts.list() == [other, accounts.get("acme")]
 
@@ -74,9 +76,10 @@ def test_an_account_that_cannot_be_is_refused(
 def test_an_unknown_account_is_named(database: Database) -> None:
     """Each verb on an account that is not there says so."""
     accounts = Accounts(database)
-    for verb in (accounts.get, accounts.disable, accounts.enable):
-        with pytest.raises(AccountsRefused, match="no account 'nobody'"):
-            verb("nobody")
+    for name in ("nobody", "no\0body", "\ud800", "x" * 10_000):
+        for verb in (accounts.get, partial(accounts.change, level=1), partial(accounts.change, disabled=True)):
+            with pytest.raises(AbsentRecord, match="no account 'n?" if len(name) < 10 else "no account 'xxx"):
+                verb(name)
 
 
 def test_a_secret_finds_its_key_and_is_nowhere_in_the_database(database: Database, keys: Keys, acme: Account) -> None:
@@ -110,7 +113,7 @@ def test_a_key_dies_when_it_is_revoked_or_expires(keys: Keys, acme: Account, clo
 def test_a_disabled_account_is_still_found(database: Database, keys: Keys, acme: Account) -> None:
     """It is for the gate to tell a disabled account from a wrong key."""
     _, secret = keys.create(acme.id, "ci")
-    Accounts(database).disable("acme")
+    Accounts(database).change("acme", disabled=True)
     found = keys.find(secret)
     assert found is not None
     assert found[1].disabled
@@ -147,5 +150,6 @@ def test_keys_of_nothing_are_refused(keys: Keys, acme: Account) -> None:
         keys.create(acme.id + 1, "ci")
     with pytest.raises(AccountsRefused, match="in the future"):
         keys.create(acme.id, "ci", NOON)
-    with pytest.raises(AccountsRefused, match="no key with the id 77"):
-        keys.revoke(77)
+    for number in (77, 0, -1, 2**31, 10**30):
+        with pytest.raises(AbsentRecord, match=f"no key with the id {number}"):
+            keys.revoke(number)

@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from quartzite.cli.database import accounts_of, opened
+from quartzite.cli.database import opened
 from quartzite.cli.options import ConfigFile, DataFolder, StorageUrl
 from quartzite.cli.table import table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from quartzite.storage.accounts import Account
+    from quartzite.storage.accounts import Account, Changes
 
 AccountName = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's name.")]
 Level = Annotated[int | None, typer.Option("--level", help="0 to 5: chooses the limits. Default: 0.")]
@@ -30,14 +30,14 @@ def create(
     config: ConfigFile = None,
 ) -> None:
     """Make an account; the database, too, if there is none."""
-    with opened(storage_url, data_folder, config) as database:
-        _show([accounts_of(database).create(name, level or 0, _allowance(monthly_tokens))])
+    with opened(storage_url, data_folder, config, make=True) as records:
+        _show([records.accounts.create(name, level or 0, _allowance(monthly_tokens))])
 
 
 def list_accounts(storage_url: StorageUrl = None, data_folder: DataFolder = None, config: ConfigFile = None) -> None:
     """List all accounts."""
-    with opened(storage_url, data_folder, config) as database:
-        _show(accounts_of(database).list())
+    with opened(storage_url, data_folder, config) as records:
+        _show(records.accounts.list())
 
 
 def show(
@@ -45,14 +45,12 @@ def show(
 ) -> None:
     """Show one account with its keys and what it used in this month."""
     from quartzite.cli.keys import key_table
-    from quartzite.storage.keys import Keys, utc_now
-    from quartzite.storage.ledger import Ledger
 
-    with opened(storage_url, data_folder, config) as database:
-        account = accounts_of(database).get(name)
-        _show([account])
-        typer.echo(f"\nTokens in this month: {Ledger(database).month_tokens(account.id, utc_now())}\n")
-        typer.echo(key_table(Keys(database).list(account.id), {account.id: name}))
+    with opened(storage_url, data_folder, config) as records:
+        statement = records.statement(name)
+    _show([statement.account])
+    typer.echo(f"\nTokens in this month: {statement.month_tokens}\n")
+    typer.echo(key_table(statement.keys))
 
 
 def set_account(
@@ -64,27 +62,27 @@ def set_account(
     config: ConfigFile = None,
 ) -> None:
     """Change the level or the allowance of an account; what is not given stays as it is."""
-    with opened(storage_url, data_folder, config) as database:
-        accounts = accounts_of(database)
-        old = accounts.get(name)
-        allowance = old.monthly_tokens if monthly_tokens is None else _allowance(monthly_tokens)
-        _show([accounts.set(name, old.level if level is None else level, allowance)])
+    changes: Changes = {} if level is None else {"level": level}
+    if monthly_tokens is not None:
+        changes["monthly_tokens"] = _allowance(monthly_tokens)
+    with opened(storage_url, data_folder, config) as records:
+        _show([records.accounts.change(name, **changes)])
 
 
 def disable(
     name: AccountName, storage_url: StorageUrl = None, data_folder: DataFolder = None, config: ConfigFile = None
 ) -> None:
     """Shut an account out: requests with any of its keys are answered 403."""
-    with opened(storage_url, data_folder, config) as database:
-        _show([accounts_of(database).disable(name)])
+    with opened(storage_url, data_folder, config) as records:
+        _show([records.accounts.change(name, disabled=True)])
 
 
 def enable(
     name: AccountName, storage_url: StorageUrl = None, data_folder: DataFolder = None, config: ConfigFile = None
 ) -> None:
     """Let a disabled account in again."""
-    with opened(storage_url, data_folder, config) as database:
-        _show([accounts_of(database).enable(name)])
+    with opened(storage_url, data_folder, config) as records:
+        _show([records.accounts.change(name, disabled=False)])
 
 
 def _allowance(text: str | None) -> int | None:

@@ -1,19 +1,19 @@
 """`quartzite usage` and `quartzite trace`: what the ledger says."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from quartzite.cli.database import accounts_of, opened
+from quartzite.cli.database import opened
 from quartzite.cli.options import ConfigFile, DataFolder, StorageUrl
 from quartzite.cli.table import table
 
 if TYPE_CHECKING:
     from quartzite.storage.ledger import LedgerRow
-
-_SUMS = ("requests", "failed", "items", "tokens", "images")
 
 
 def usage(
@@ -34,14 +34,17 @@ def usage(
     config: ConfigFile = None,
 ) -> None:
     """Sum up what was used: requests, those that failed among them, items, tokens and images."""
-    from quartzite.storage.ledger import Ledger
-    from quartzite.storage.usage import headings
+    from quartzite.storage.usage import as_csv, as_objects, as_table
 
-    after = None if until is None else _utc(until) + timedelta(days=1)
-    with opened(storage_url, data_folder, config) as database:
-        rows = Ledger(database).usage(by, None if since is None else _utc(since), after)
-    header = (*headings(by), *_SUMS)
-    typer.echo(_written(form, header, [(*row.group, *(getattr(row, name) for name in _SUMS)) for row in rows]))
+    with opened(storage_url, data_folder, config) as records:
+        rows = records.usage(by, since and since.date(), until and until.date())
+    if form == "json":
+        typer.echo(json.dumps(as_objects(by, rows), ensure_ascii=False, indent=1))
+    elif form == "csv":
+        typer.echo(as_csv(by, rows), nl=False)
+    else:
+        titles, *cells = [[str(_quoted(cell)) for cell in row] for row in as_table(by, rows)]
+        typer.echo(table(titles, cells))
 
 
 def trace(
@@ -51,45 +54,19 @@ def trace(
     config: ConfigFile = None,
 ) -> None:
     """Show what is known of one request; exit with 1 if there is no record of it."""
-    from quartzite.storage.ledger import Ledger
-
-    with opened(storage_url, data_folder, config) as database:
-        row = Ledger(database).trace(trace_id)
-        names = {account.id: account.name for account in accounts_of(database).list()}
-    if row is None:
-        typer.echo(f"quartzite: there is no record of {trace_id!r}", err=True)
-        raise typer.Exit(1)
-    typer.echo("\n".join(f"{name:<11} {value}" for name, value in _lines(row, names)))
+    with opened(storage_url, data_folder, config) as records:
+        row, account = records.trace(trace_id)
+    typer.echo("\n".join(f"{name:<11} {value}" for name, value in _lines(row, account)))
 
 
-def _lines(row: "LedgerRow", accounts: dict[int, str]) -> list[tuple[str, object]]:
-    from dataclasses import asdict
-
+def _lines(row: "LedgerRow", account: str | None) -> Iterator[tuple[str, object]]:
     facts = asdict(row) | {"at": row.at.isoformat(timespec="milliseconds")}
-    if row.account_id in accounts:
-        facts["account_id"] = f"{row.account_id} ({accounts[row.account_id]})"
-    return [(name, "-" if value is None else _quoted(value)) for name, value in facts.items()]
+    if account is not None:
+        facts["account_id"] = f"{row.account_id} ({account})"
+    for name, value in facts.items():
+        yield name, "-" if value is None else _quoted(value)
 
 
 def _quoted(value: object) -> object:
     """Return `value` such that what a client made up cannot steer the terminal."""
     return value if not isinstance(value, str) or value.isprintable() else repr(value)
-
-
-def _utc(day: datetime) -> datetime:
-    return day.replace(tzinfo=UTC)
-
-
-def _written(form: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    if form == "json":
-        import json
-
-        return json.dumps([dict(zip(header, row, strict=True)) for row in rows], ensure_ascii=False, indent=1)
-    if form == "csv":
-        import csv
-        import io
-
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows([header, *rows])
-        return lines.getvalue().rstrip("\n")
-    return table(header, [[str(_quoted(cell)) for cell in row] for row in rows])

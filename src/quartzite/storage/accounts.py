@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from quartzite.errors import AccountsRefused
+from quartzite.errors import AbsentRecord, AccountsRefused, TakenName
 from quartzite.storage.database import Database
 from quartzite.storage.schema import accounts
 
@@ -26,6 +26,14 @@ class Account:
     monthly_tokens: int | None
 
 
+class Changes(TypedDict, total=False):
+    """What can be changed of an account."""
+
+    level: int
+    monthly_tokens: int | None
+    disabled: bool
+
+
 class Accounts:
     """The accounts of `database`. Methods block; every refusal is an AccountsRefused that names what is wrong."""
 
@@ -34,13 +42,14 @@ class Accounts:
 
     def create(self, name: str, level: int = 0, monthly_tokens: int | None = None) -> Account:
         """Make an account with a name that no other has, of 1 to 100 printable characters without outer spaces."""
-        _check(name, level, monthly_tokens)
+        check_name(name, "an account")
+        _check(level, monthly_tokens)
         values = {"name": name, "level": level, "disabled": False, "monthly_tokens": monthly_tokens}
         try:
             with self._database.write() as connection:
                 row = connection.execute(insert(accounts).values(values).returning(accounts)).one()
         except IntegrityError as error:
-            raise AccountsRefused(f"there is an account {name!r} already") from error
+            raise TakenName(f"there is an account {name!r} already", "name") from error
         return _account_of(row)
 
     def list(self) -> Sequence[Account]:
@@ -51,24 +60,18 @@ class Accounts:
     def get(self, name: str) -> Account:
         """Return the account called `name`."""
         with self._database.read() as connection:
-            row = connection.execute(select(accounts).where(accounts.c.name == name)).one_or_none()
+            row = connection.execute(select(accounts).where(accounts.c.name == _known(name))).one_or_none()
         return _found(row, name)
 
-    def set(self, name: str, level: int, monthly_tokens: int | None) -> Account:
-        """Give the account called `name` this level and allowance."""
-        _check(name, level, monthly_tokens)
-        return self._change(name, level=level, monthly_tokens=monthly_tokens)
+    def change(self, name: str, **changes: Unpack[Changes]) -> Account:
+        """Give the account called `name` what is named in `changes`; the rest stays as it is.
 
-    def disable(self, name: str) -> Account:
-        """Shut the account called `name` out; its keys stay and are refused."""
-        return self._change(name, disabled=True)
-
-    def enable(self, name: str) -> Account:
-        """Let the account called `name` in again."""
-        return self._change(name, disabled=False)
-
-    def _change(self, name: str, **values: int | bool | None) -> Account:
-        change = update(accounts).where(accounts.c.name == name).values(values).returning(accounts)
+        A disabled account is shut out: its keys stay and are refused.
+        """
+        if not changes:
+            return self.get(name)
+        _check(**changes)
+        change = update(accounts).where(accounts.c.name == _known(name)).values(changes).returning(accounts)
         with self._database.write() as connection:
             return _found(connection.execute(change).one_or_none(), name)
 
@@ -77,23 +80,39 @@ def _account_of(row: Sequence[Any]) -> Account:
     return Account(*row)
 
 
+def _known(name: str) -> str:
+    """Return a name that an account may have: a database need not be asked for others, and cannot be for some."""
+    if not _is_name(name):
+        raise _absent(name)
+    return name
+
+
 def _found(row: Sequence[Any] | None, name: str) -> Account:
     if row is None:
-        raise AccountsRefused(f"there is no account {name!r}")
+        raise _absent(name)
     return _account_of(row)
+
+
+def _absent(name: str) -> AbsentRecord:
+    return AbsentRecord(f"there is no account {name!r}", "account")
+
+
+def _is_name(name: str) -> bool:
+    return 0 < len(name) <= _LONGEST_NAME and name.isprintable() and name == name.strip()
 
 
 def check_name(name: str, what: str) -> None:
     """Refuse a name that cannot be read off a table or typed again; `what` says whose name it is."""
-    if not (0 < len(name) <= _LONGEST_NAME and name.isprintable() and name == name.strip()):
+    if not _is_name(name):
         raise AccountsRefused(
-            f"the name of {what} must have 1 to {_LONGEST_NAME} printable characters and no space at its ends"
+            f"the name of {what} must have 1 to {_LONGEST_NAME} printable characters and no space at its ends", "name"
         )
 
 
-def _check(name: str, level: int, monthly_tokens: int | None) -> None:
-    check_name(name, "an account")
+def _check(level: int = 0, monthly_tokens: int | None = None, disabled: bool = False) -> None:  # noqa: ARG001
     if level not in LEVELS:
-        raise AccountsRefused(f"level {level} does not exist; levels are {LEVELS[0]} to {LEVELS[-1]}")
+        raise AccountsRefused(f"level {level} does not exist; levels are {LEVELS[0]} to {LEVELS[-1]}", "level")
     if monthly_tokens is not None and not 0 <= monthly_tokens < 2**63:
-        raise AccountsRefused("the monthly tokens must be a number from 0 to 2**63 - 1, or none for no allowance")
+        raise AccountsRefused(
+            "the monthly tokens must be a number from 0 to 2**63 - 1, or none for no allowance", "monthly_tokens"
+        )

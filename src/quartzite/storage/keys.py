@@ -7,12 +7,12 @@ import string
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Connection, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from quartzite.errors import AccountsRefused
+from quartzite.errors import AbsentRecord, AccountsRefused
 from quartzite.storage.accounts import Account, check_name
 from quartzite.storage.database import Database
 from quartzite.storage.schema import accounts, keys
@@ -39,7 +39,13 @@ class Key:
 
     def is_valid(self, now: datetime) -> bool:
         """Say whether the key is neither revoked nor expired at `now`."""
-        return self.revoked is None and (self.expires is None or now < self.expires)
+        return self.state(now) == "valid"
+
+    def state(self, now: datetime) -> Literal["valid", "expired", "revoked"]:
+        """Say what is the matter with the key at `now`."""
+        if self.revoked is not None:
+            return "revoked"
+        return "valid" if self.expires is None or now < self.expires else "expired"
 
 
 def utc_now() -> datetime:
@@ -58,12 +64,12 @@ class Keys:
         """Make a key and return it with its secret, which nobody can find out later."""
         check_name(name, "a key")
         if expires is not None and expires <= self._clock():
-            raise AccountsRefused("a key must expire in the future")
+            raise AccountsRefused("a key must expire in the future", "expires")
         try:
             with self._database.write() as connection:
                 return self._insert(connection, account_id, name, expires)
         except IntegrityError as error:
-            raise AccountsRefused(f"there is no account with the id {account_id}") from error
+            raise AbsentRecord(f"there is no account with the id {account_id}", "account") from error
 
     def find(self, secret: str) -> tuple[Key, Account] | None:
         """Return the key of `secret` and its account, disabled or not; None for a key unknown, revoked or expired."""
@@ -105,7 +111,7 @@ class Keys:
         with self._database.write() as connection:
             old = self._get(connection, key_id)
             if not old.is_valid(self._clock()):
-                raise AccountsRefused(f"the key {key_id} is revoked or expired; create a new one")
+                raise AccountsRefused(f"the key {key_id} is revoked or expired; create a new one", "id")
             self._end(connection, key_id, grace)
             expires = None if old.expires is None else self._clock() + (old.expires - old.created)
             return self._insert(connection, old.account_id, old.name, expires)
@@ -138,9 +144,10 @@ class Keys:
         return _key_of(connection.execute(change).one())
 
     def _get(self, connection: Connection, key_id: int) -> Key:
-        row = connection.execute(select(*_SHOWN).where(keys.c.id == key_id)).one_or_none()
+        possible = 0 < key_id < 2**31  # a database cannot be asked for a larger one
+        row = connection.execute(select(*_SHOWN).where(keys.c.id == key_id)).one_or_none() if possible else None
         if row is None:
-            raise AccountsRefused(f"there is no key with the id {key_id}")
+            raise AbsentRecord(f"there is no key with the id {key_id}", "id")
         return _key_of(row)
 
 

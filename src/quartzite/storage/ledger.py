@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
@@ -21,6 +22,7 @@ from quartzite.storage.usage import Grouping, UsageRow, usage
 
 _log = logging.getLogger(__name__)
 _PRUNED_AT_ONCE = 5000
+_TRACE_ID = re.compile(r"\w{1,100}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class Ledger:
 
     def trace(self, trace_id: str) -> LedgerRow | None:
         """Return the row of one request, None if there is none."""
+        if not _TRACE_ID.fullmatch(trace_id):
+            return None  # nor can a database be asked for every text
         query = select(*(requests.c[column] for column in _COLUMNS)).where(requests.c.trace_id == trace_id)
         with self._database.read() as connection:
             row = connection.execute(query).one_or_none()

@@ -1,6 +1,8 @@
 """Sums over the ledger, for people and for bills."""
 
-from collections.abc import Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -23,6 +25,7 @@ _COLUMNS: dict[Grouping, dict[str, ColumnElement[Any]]] = {
     "user": {"account": accounts.c.name, "user": requests.c.user},
     "day": {"day": _DAY},
 }
+_COUNTS = ("requests", "failed", "items", "tokens", "images")
 _SUMMED = [requests.c[name] for name in ("items", "tokens", "images")]
 
 
@@ -44,6 +47,26 @@ class UsageRow:
 def headings(by: Grouping) -> Sequence[str]:
     """Return what the values of `UsageRow.group` are."""
     return tuple(_COLUMNS[by])
+
+
+def as_table(by: Grouping, rows: Iterable[UsageRow]) -> Iterator[Sequence[str | int]]:
+    """Yield the titles of the columns, then each of `rows` as their values."""
+    yield (*headings(by), *_COUNTS)
+    for row in rows:
+        yield (*row.group, *(getattr(row, count) for count in _COUNTS))
+
+
+def as_objects(by: Grouping, rows: Iterable[UsageRow]) -> Sequence[dict[str, str | int]]:
+    """Return each of `rows` as its values by the titles of the columns."""
+    titles, *values = as_table(by, rows)
+    return [dict(zip(map(str, titles), row, strict=True)) for row in values]
+
+
+def as_csv(by: Grouping, rows: Iterable[UsageRow]) -> str:
+    """Return `rows` as comma-separated values under their titles."""
+    lines = io.StringIO()
+    csv.writer(lines, lineterminator="\n").writerows(as_table(by, rows))
+    return lines.getvalue()
 
 
 def usage(connection: Connection, by: Grouping, since: datetime | None, until: datetime | None) -> Sequence[UsageRow]:
