@@ -23,7 +23,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve install test check docs lock golden references bench-engine test-heavy clean
+.PHONY: help serve install test check docs lock golden references bench bench-engine bench-peers bench-quick test-heavy clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -58,6 +58,23 @@ golden: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## compute the golden files anew
 
 bench-engine: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## tokens per second of the engine and of sentence-transformers
 	@$(VENV_REFERENCE)/bin/python benchmarks/engine.py $(ARGS)
+
+bench-peers: ## make the environments of the peers, about 10 GB and half an hour; ARGS='vllm infinity' for some
+	@$(PYTHON) benchmarks/peers/install.py $(ARGS)
+
+bench: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## Quartzite beside its peers over HTTP; see docs/benchmarks.md for parts of it
+	@$(VENV)/bin/python benchmarks/service.py --models minilm --workloads queries-1 queries-16 queries-64 \
+		chunks even mixed $(ARGS)
+	@$(VENV)/bin/python benchmarks/service.py --models bge-large qwen3-0.6b --workloads queries-1 queries-64 \
+		chunks even --rounds 2 $(ARGS)
+	@$(VENV)/bin/python benchmarks/service.py --models bge-large --workloads mixed --rounds 2 --contenders \
+		quartzite vllm $(ARGS)
+	@$(VENV)/bin/python benchmarks/service.py --models bge-m3 --workloads long --rounds 2 $(ARGS)
+	@$(VENV_REFERENCE)/bin/python benchmarks/service_report.py
+
+bench-quick: $(VENV)/.ready ## two minutes for daily use: MiniLM, Quartzite and, where it is installed, vLLM
+	@$(VENV)/bin/python benchmarks/service.py --contenders quartzite vllm bare --rounds 2 \
+		--results $(or $(RESULTS),build/bench-quick) $(ARGS)
 
 lock: $(VENV_LOCK)/.ready ## resolve pyproject.toml into the locks; UPGRADE=1 takes the newest versions
 	@$(COMPILE) pyproject.toml requirements/serve.in --output-file requirements/serve.txt

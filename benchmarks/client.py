@@ -158,8 +158,12 @@ async def closed(
     return load
 
 
-async def paced(port: int, requests: Sequence[bytes], per_second: float, seconds: float) -> Load:
+async def paced(
+    port: int, requests: Sequence[bytes], per_second: float, seconds: float, until: asyncio.Event | None = None
+) -> Load:
     """Send a request every 1/`per_second` s whatever was answered, over as many connections as that takes.
+
+    It ends after `seconds`, or when `until` is set; what has been sent is waited for.
 
     A wait counts from the moment the request was due, so that a slow server cannot hide behind requests not sent.
     """
@@ -178,9 +182,9 @@ async def paced(port: int, requests: Sequence[bytes], per_second: float, seconds
     async with _measured() as load, asyncio.TaskGroup() as tasks:
         for turn in itertools.count():
             due = begun + turn / per_second
-            if due >= begun + seconds:
-                break
             await asyncio.sleep(due - time.perf_counter())
+            if due >= begun + seconds or (until is not None and until.is_set()):
+                break
             tasks.create_task(one(load, turn % len(requests), due))
     for connection in opened:
         connection.close()

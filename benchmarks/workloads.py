@@ -18,6 +18,7 @@ PATH = "/v1/embeddings"
 MODEL = "bench"
 QUERY_TOKENS = (8, 32)
 CHUNK_TOKENS = (20, 512)
+EVEN_TOKENS = 128
 LONG_TOKENS = 8192
 LIST = 32
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n\n|(?<=[。！？!?；])")
@@ -88,6 +89,10 @@ class Source:
         """Return lists of 32 texts that each have 512 tokens or as many as the model takes."""
         most = min(CHUNK_TOKENS[1], self._ruler.max_tokens)
         return _in_lists([self._full(most) for _ in range(lists * LIST)])
+
+    def even(self, lists: int) -> Batch:
+        """Return lists of 32 texts that each have 128 tokens."""
+        return _in_lists([self._full(EVEN_TOKENS) for _ in range(lists * LIST)])
 
     def long(self, count: int) -> Batch:
         """Return `count` single texts of 8192 tokens."""

@@ -1,0 +1,236 @@
+"""Quartzite and its peers over HTTP on loopback: same weights, same texts, same client, alternating in one run.
+
+    python benchmarks/service.py [--models minilm] [--workloads queries-64 chunks] [--contenders quartzite vllm]
+
+Every server is started once, asked for its first vector, warmed up and then frozen; in each round each is let go on for
+its turn alone. Figures are kept after every turn in `benchmarks/results/service.json`, so that a run may be broken off,
+and workloads may be measured one by one; `--add` adds rounds to those that are there. It runs in `.venv`.
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import service_report
+from bare import BARE, LIMITED, Limits
+from client import closed, run
+from contenders import CONTENDERS, Site
+from measuring import PACES, WORKLOADS
+from server import Server, StartFailed, free_port
+from service_report import NAMES
+from subjects import CACHE, PYTHON, ROOT, SUBJECTS, machine, make_folder
+from workloads import Batch, Ruler, Source
+
+RESULTS = ROOT / "benchmarks" / "results" / "service"
+TRUTH = "st-f32"
+COMPARED = 32
+
+
+class Results:
+    """The results file: what was measured by model, workload and contender, and facts of each server."""
+
+    def __init__(self, stem: Path, add: bool) -> None:
+        self._stem, self._add = stem, add
+        self._fresh: set[tuple[str, str]] = set()
+        self._file = stem.with_suffix(".json")
+        self._all: dict[str, Any] = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
+        for part in ("measured", "servers"):
+            self._all.setdefault(part, {})
+
+    def add_turn(self, model: str, workload: str, contender: str, figures: dict[str, float]) -> None:
+        """Keep the figures of one turn; the first of a run replaces what was there, unless rounds are added."""
+        workloads = self._all["measured"].setdefault(model, {})
+        if not self._add and (model, workload) not in self._fresh:
+            workloads[workload] = {}
+        self._fresh.add((model, workload))
+        workloads.setdefault(workload, {}).setdefault(contender, []).append(figures)
+        self.save()
+
+    def add_server(self, model: str, contender: str, facts: dict[str, Any]) -> None:
+        """Keep what is known of a server besides its speed; starts are gathered."""
+        known = self._all["servers"].setdefault(model, {}).setdefault(contender, {})
+        starts = [*known.get("starts_s", []), *facts.pop("starts_s", [])][-5:]
+        if "failed" not in facts:
+            known.pop("failed", None)
+        known.update(facts | ({"starts_s": starts} if starts else {}))
+        self.save()
+
+    def save(self) -> None:
+        """Write everything, whole or not at all."""
+        self._all |= {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
+        self._stem.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._file.with_suffix(".draft")
+        draft.write_text(json.dumps(self._all, indent=1) + "\n", encoding="utf-8")
+        draft.replace(self._file)
+
+    def tell(self) -> None:
+        """Write and print the table."""
+        page = service_report.page(self._all)
+        self._stem.with_suffix(".md").write_text(page, encoding="utf-8")
+        print(page)
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+class Bench:
+    """One model: its servers, and the texts that they are sent."""
+
+    def __init__(self, model: str, results: Results, cache: Path) -> None:
+        self.model, self.results, self.cache = model, results, cache
+        subject = SUBJECTS[model]
+        folder = make_folder(subject, PYTHON, cache)
+        self.site = Site(folder, subject, cache)
+        self.source = Source(Ruler(folder / "tokenizer.json", subject.max_tokens), cache)
+        self.pace = PACES[model]
+        self._compared = self.source.queries(COMPARED)
+
+    def start(self, name: str, stack: ExitStack) -> Server | None:
+        """Start a contender and leave it frozen; None if it does not start, which is noted."""
+        try:
+            server = self._started(name, stack)
+            vectors = self._vectors(server)
+        except (StartFailed, subprocess.CalledProcessError) as failure:
+            print(f"  {NAMES[name]}: {failure}", flush=True)
+            self.results.add_server(self.model, name, {"failed": str(failure)[-500:]})
+            return None
+        print(f"  {NAMES[name]}: first vector after {server.start_s:.2f} s", flush=True)
+        facts = {"starts_s": [server.start_s], "cosine": self._cosine(name, vectors)}
+        self.results.add_server(self.model, name, facts)
+        server.freeze()
+        return server
+
+    def _started(self, name: str, stack: ExitStack) -> Server:
+        contender = CONTENDERS[name]
+        site = Site(self.site.folder, self.site.subject, self.site.cache, free_port())
+        if contender.prepare:
+            contender.prepare(site)
+        server = Server(contender.command(site), site.port, self.cache / "logs" / f"{self.model}-{name}.log")
+        stack.callback(server.stop)
+        server.wait_for_vector()
+        return server
+
+    def _vectors(self, server: Server) -> list[list[float]]:
+        """Return the vectors of the compared texts."""
+        load = run(closed(server.port, self._compared.requests, 4, keep_bodies=True))
+        if len(load.latencies()) < COMPARED:
+            raise StartFailed(f"answers {load.statuses()} to plain queries")
+        return [json.loads(answer.body)["data"][0]["embedding"] for _, answer in sorted(load.answers, key=_place)]
+
+    def _cosine(self, name: str, vectors: list[list[float]]) -> float:
+        """Return the lowest cosine to sentence-transformers in f32, whose vectors are kept in the cache."""
+        truth = self.cache / "truth" / f"{self.model}.json"
+        if name == TRUTH or not truth.exists():
+            true = vectors if name == TRUTH else self._truth()
+            truth.parent.mkdir(parents=True, exist_ok=True)
+            truth.write_text(json.dumps(true), encoding="utf-8")
+        return min(map(cosine, vectors, json.loads(truth.read_text("utf-8"))))
+
+    def _truth(self) -> list[list[float]]:
+        with ExitStack() as stack:
+            return self._vectors(self._started(TRUTH, stack))
+
+    def turn(self, name: str, server: Server, workload: str, batches: tuple[Batch, ...]) -> None:
+        """Let one server work alone and keep its figures."""
+        server.thaw()
+        figures = WORKLOADS[workload].put(server, batches, self.pace)
+        memory = server.memory_mib()
+        server.freeze()
+        self.results.add_turn(self.model, workload, name, figures)
+        self.results.add_server(self.model, name, {"peak_mib": memory["peak"], "anonymous_mib": memory["anonymous"]})
+        print(f"  {workload}: {NAMES[name]}: {brief(figures)}", flush=True)
+
+    def limits(self, stack: ExitStack) -> Limits:
+        """Make the limits ready."""
+        return Limits(self.site.folder, stack)
+
+    def limit_turn(self, limits: Limits, workload: str) -> None:
+        """Measure the limits and keep their figures beside those of the servers."""
+        for name, figures in limits.turns().items():
+            self.results.add_turn(self.model, workload, name, figures)
+            print(f"  {workload}: {name}: {brief(figures)}", flush=True)
+
+
+def brief(figures: dict[str, float]) -> str:
+    """Return the figures of a turn on a line."""
+    return ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+
+
+def _place(answer: tuple[int, Any]) -> int:
+    return answer[0]
+
+
+def cosine(one: list[float], other: list[float]) -> float:
+    """Return the cosine of two vectors, whatever their lengths."""
+    dot, norms = sum(map(_times, one, other)), sum(map(_times, one, one)) * sum(map(_times, other, other))
+    return dot / norms**0.5 if norms else 0.0
+
+
+def _times(one: float, other: float) -> float:
+    return one * other
+
+
+def measure(bench: Bench, names: list[str], workloads: list[str], rounds: int) -> None:
+    """Start all contenders, warm each up with every workload, and measure them in turn, round by round."""
+    with ExitStack() as stack:
+        servers = {name: server for name in names if name != BARE and (server := bench.start(name, stack))}
+        limits = bench.limits(stack) if BARE in names and set(workloads) & set(LIMITED) else None
+        for workload in workloads:
+            drawn = WORKLOADS[workload].draw(bench.source, bench.pace)
+            for server in servers.values():
+                warm_up(server, drawn)
+            for turn in range(rounds):
+                print(f" round {turn + 1}", flush=True)
+                for name, server in servers.items():
+                    bench.turn(name, server, workload, drawn)
+                if limits and workload in LIMITED:
+                    bench.limit_turn(limits, workload)
+                drawn = WORKLOADS[workload].draw(bench.source, bench.pace)
+
+
+def present(names: list[str], model: str, cache: Path) -> list[str]:
+    """Return the contenders that run `model` and whose environments are there; tell of those that are not."""
+    able = [name for name in names if name == BARE or model not in CONTENDERS[name].without]
+    absent = [name for name in able if name != BARE and not CONTENDERS[name].is_installed(cache)]
+    if absent:
+        print(f"not installed: {', '.join(absent)} (make bench-peers)")
+    return [name for name in able if name not in absent]
+
+
+def warm_up(server: Server, batches: tuple[Batch, ...]) -> None:
+    """Send some of what will be measured: kernels are made and memory is taken then."""
+    server.thaw()
+    for batch in batches:
+        run(closed(server.port, batch.requests[:128], 8 if len(batch.requests) > 100 else 1, 1.0))
+    server.freeze()
+
+
+def main() -> None:
+    """Measure what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["minilm"])
+    parser.add_argument("--workloads", nargs="*", choices=WORKLOADS, default=["queries-1", "queries-64", "chunks"])
+    parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, BARE], default=[*CONTENDERS, BARE])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--add", action="store_true", help="add rounds to the results instead of replacing them")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="the results' files without their endings")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    asked = parser.parse_args()
+    results = Results(asked.results, asked.add)
+    for model in asked.models:
+        print(SUBJECTS[model].name, flush=True)
+        bench = Bench(model, results, asked.cache)
+        try:
+            measure(bench, present(asked.contenders, model, asked.cache), asked.workloads, asked.rounds)
+        finally:
+            results.tell()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""Servers under test: started, frozen, accounted for and ended, on real processes."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from client import closed
+from server import FIRST, Command, Server, StartFailed, _stat, free_port
+
+ANSWERING = """
+import http.server, json, os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"data": [{"embedding": [1.0, 2.0]}]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+    def log_message(self, *args):
+        sum(i for i in range(3_000_000))
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    port = free_port()
+    server = Server(Command([sys.executable, "-c", ANSWERING, str(port)], {}), port, tmp_path / "log")
+    yield server
+    server.stop()
+
+
+def is_running(pid: int) -> bool:
+    return _stat(pid)[:1] not in ([], ["Z"])
+
+
+def test_a_server_is_asked_until_it_answers(server: Server) -> None:
+    """The first vector comes as soon as the port is open, and how long that took is known."""
+    assert server.wait_for_vector() == [1.0, 2.0]
+    assert server.start_s > 0
+
+
+def test_children_are_counted_and_ended(server: Server, tmp_path: Path) -> None:
+    """Memory and processor time include the child's and the work done; stopping ends the child too."""
+    server.wait_for_vector()
+    child = int((tmp_path / "log").read_text().split()[0])
+    status = Path(f"/proc/{child}/status").read_text().splitlines()
+    alone_kib = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+    assert server.memory_mib()["peak"] > 1.5 * alone_kib / 1024
+    assert server.cpu_s() > 0
+    server.stop()
+    assert not is_running(child)
+
+
+async def test_a_frozen_server_answers_when_it_is_thawed(server: Server) -> None:
+    """While frozen the processes are stopped, and requests of that time are answered later."""
+    await server._first_vector()
+    server.freeze()
+    states = {_stat(pid)[0] for pid in server._pids()}
+    loading = asyncio.create_task(closed(server.port, [FIRST], clients=1))
+    server.thaw()
+    assert states == {"T"}
+    assert (await loading).statuses() == {200: 1}
+
+
+def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
+    """The message of the failure has the exit code and the end of the log."""
+    command = Command([sys.executable, "-c", "raise SystemExit('no such model')"], {})
+    server = Server(command, free_port(), tmp_path / "log")
+    with pytest.raises(StartFailed, match=r"(?s)ended with 1.*no such model"):
+        server.wait_for_vector()
+    server.stop()
+
+
+def test_servers_keep_their_bytecode(server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A setting of this process that slows every start is not handed on."""
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    script = "import os; raise SystemExit(repr(os.environ.get('PYTHONDONTWRITEBYTECODE')))"
+    other = Server(Command([sys.executable, "-c", script], {}), free_port(), tmp_path / "other")
+    with pytest.raises(StartFailed, match="None"):
+        other.wait_for_vector()
+    assert os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
