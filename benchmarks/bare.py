@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engine import Process, worker
 from measuring import Figures
+from server import cpu_s
 from subjects import PYTHON
 
 BARE, PRODUCT = "bare", "product"
@@ -28,6 +29,10 @@ class Limits:
     def _flops_per_s(self, tokens: int) -> float:
         rate: float = self._product("rate", tokens=tokens, seconds=SECONDS / 3)["flops_per_s"]
         return rate
+
+    def cpu_s(self) -> float:
+        """Return the seconds of processor time that both have taken."""
+        return cpu_s([self._bare.pid, self._product.pid])
 
     def turns(self) -> dict[str, Figures]:
         """Return the figures of a turn of each limit; products are told as the tokens of a model made of them alone."""

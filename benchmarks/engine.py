@@ -55,6 +55,11 @@ class Process:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
+    @property
+    def pid(self) -> int:
+        """Return the process's number."""
+        return self._process.pid
+
     def close(self) -> None:
         """End the worker."""
         assert self._process.stdin

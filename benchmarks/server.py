@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ PATIENCE_S = 300.0
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
-class StartFailed(Exception):
-    """A server ended or kept silent before its first vector; the message has the end of its log."""
+class ServerFailed(Exception):
+    """A server ended by itself or gave no first vector; the message has the end of its log."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +70,19 @@ class Server:
     async def _first_vector(self) -> list[float]:
         connection = Connection(self.port)
         while time.perf_counter() - self._begun < PATIENCE_S:
-            if self._process.poll() is not None:
-                raise StartFailed(f"ended with {self._process.returncode}: {self._log_tail()}")
+            self.check()
             answer = await connection.send(FIRST)
             if answer.status == 200:
                 connection.close()
                 vector: list[float] = json.loads(answer.body)["data"][0]["embedding"]
                 return vector
             await asyncio.sleep(0.01)
-        raise StartFailed(f"gave no vector in {PATIENCE_S:.0f} s: {self._log_tail()}")
+        raise ServerFailed(f"gave no vector in {PATIENCE_S:.0f} s: {self._log_tail()}")
+
+    def check(self) -> None:
+        """Raise ServerFailed if the server has ended."""
+        if self._process.poll() is not None:
+            raise ServerFailed(f"ended with {self._process.returncode}: {self._log_tail()}")
 
     def _log_tail(self) -> str:
         return self._log.read_text(encoding="utf-8", errors="replace")[-1500:]
@@ -107,11 +111,7 @@ class Server:
 
     def cpu_s(self) -> float:
         """Return the seconds of processor time that all its processes have taken so far."""
-        ticks = 0
-        for pid in self._pids():
-            # After the name, which may hold anything: state, ppid, ... ; utime, stime, cutime, cstime are 14 to 17.
-            ticks += sum(map(int, _stat(pid)[11:15]))
-        return ticks / TICKS_PER_S
+        return cpu_s(self._pids())
 
     def memory_mib(self) -> dict[str, float]:
         """Return the sums over its processes: `peak` resident and `anonymous` now, in MiB."""
@@ -130,6 +130,35 @@ class Server:
                 fields = _stat(int(entry.name))
                 if fields and int(fields[3]) == self._process.pid and fields[0] != "Z":
                     yield int(entry.name)
+
+
+class OthersWatch:
+    """Measures, over a `with`, which share of the processors went to neither what is measured nor this process."""
+
+    share = 0.0
+
+    def __init__(self, measured_cpu_s: Callable[[], float]) -> None:
+        self._measured_cpu_s = measured_cpu_s
+
+    def __enter__(self) -> "OthersWatch":
+        self._begun, self._others = time.perf_counter(), self._others_s()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        cores = len(os.sched_getaffinity(0))
+        self.share = max(0.0, self._others_s() - self._others) / (time.perf_counter() - self._begun) / cores
+
+    def _others_s(self) -> float:
+        # user, nice, system, idle, iowait, irq, softirq, steal: all but idle and iowait, what the host took included.
+        times = list(map(int, Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9]))
+        busy = (sum(times) - times[3] - times[4]) / TICKS_PER_S
+        return busy - self._measured_cpu_s() - time.process_time()
+
+
+def cpu_s(pids: Iterable[int]) -> float:
+    """Return the seconds of processor time that processes and their ended children have taken."""
+    # After the name, which may hold anything, come state, ppid and so on; utime to cstime are fields 14 to 17.
+    return sum(int(ticks) for pid in pids for ticks in _stat(pid)[11:15]) / TICKS_PER_S
 
 
 def _stat(pid: int) -> list[str]:

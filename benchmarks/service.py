@@ -9,8 +9,11 @@ and workloads may be measured one by one; `--add` adds rounds to those that are 
 
 import argparse
 import json
+import signal
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,8 @@ import service_report
 from bare import BARE, LIMITED, Limits
 from client import closed, run
 from contenders import CONTENDERS, Site
-from measuring import PACES, WORKLOADS
-from server import Server, StartFailed, free_port
+from measuring import PACES, WORKLOADS, Figures
+from server import OthersWatch, Server, ServerFailed, free_port
 from service_report import NAMES
 from subjects import CACHE, PYTHON, ROOT, SUBJECTS, machine, make_folder
 from workloads import Batch, Ruler, Source
@@ -28,6 +31,8 @@ from workloads import Batch, Ruler, Source
 RESULTS = ROOT / "benchmarks" / "results" / "service"
 TRUTH = "st-f32"
 COMPARED = 32
+DISTURBED = 0.1
+"""Share of the processors from which on others disturb a turn."""
 
 
 class Results:
@@ -82,8 +87,8 @@ def _commit() -> str:
 class Bench:
     """One model: its servers, and the texts that they are sent."""
 
-    def __init__(self, model: str, results: Results, cache: Path) -> None:
-        self.model, self.results, self.cache = model, results, cache
+    def __init__(self, model: str, results: Results, cache: Path, retries: int) -> None:
+        self.model, self.results, self.cache, self.retries = model, results, cache, retries
         subject = SUBJECTS[model]
         folder = make_folder(subject, PYTHON, cache)
         self.site = Site(folder, subject, cache)
@@ -96,15 +101,19 @@ class Bench:
         try:
             server = self._started(name, stack)
             vectors = self._vectors(server)
-        except (StartFailed, subprocess.CalledProcessError) as failure:
-            print(f"  {NAMES[name]}: {failure}", flush=True)
-            self.results.add_server(self.model, name, {"failed": str(failure)[-500:]})
+        except (ServerFailed, subprocess.CalledProcessError) as failure:
+            self.note_failure(name, failure)
             return None
         print(f"  {NAMES[name]}: first vector after {server.start_s:.2f} s", flush=True)
         facts = {"starts_s": [server.start_s], "cosine": self._cosine(name, vectors)}
         self.results.add_server(self.model, name, facts)
         server.freeze()
         return server
+
+    def note_failure(self, name: str, failure: Exception) -> None:
+        """Keep and tell why a server is out of the comparison."""
+        print(f"  {NAMES[name]}: {failure}", flush=True)
+        self.results.add_server(self.model, name, {"failed": str(failure)[-500:]})
 
     def _started(self, name: str, stack: ExitStack) -> Server:
         contender = CONTENDERS[name]
@@ -120,7 +129,7 @@ class Bench:
         """Return the vectors of the compared texts."""
         load = run(closed(server.port, self._compared.requests, 4, keep_bodies=True))
         if len(load.latencies()) < COMPARED:
-            raise StartFailed(f"answers {load.statuses()} to plain queries")
+            raise ServerFailed(f"answers {load.statuses()} to plain queries")
         return [json.loads(answer.body)["data"][0]["embedding"] for _, answer in sorted(load.answers, key=_place)]
 
     def _cosine(self, name: str, vectors: list[list[float]]) -> float:
@@ -137,14 +146,31 @@ class Bench:
             return self._vectors(self._started(TRUTH, stack))
 
     def turn(self, name: str, server: Server, workload: str, batches: tuple[Batch, ...]) -> None:
-        """Let one server work alone and keep its figures."""
+        """Let one server work alone and keep its figures: the least disturbed of the tries."""
         server.thaw()
-        figures = WORKLOADS[workload].put(server, batches, self.pace)
+        figures = min(self._tries(server, workload, batches), key=_others_share)
         memory = server.memory_mib()
         server.freeze()
         self.results.add_turn(self.model, workload, name, figures)
         self.results.add_server(self.model, name, {"peak_mib": memory["peak"], "anonymous_mib": memory["anonymous"]})
         print(f"  {workload}: {NAMES[name]}: {brief(figures)}", flush=True)
+
+    def _tries(self, server: Server, workload: str, batches: tuple[Batch, ...]) -> Iterator[Figures]:
+        for _ in range(1 + self.retries):
+            with OthersWatch(server.cpu_s) as watch:
+                figures = WORKLOADS[workload].put(server, batches, self.pace)
+            server.check()
+            yield figures | {"others_share": watch.share}
+            if watch.share < DISTURBED:
+                return
+
+    def _limit_tries(self, limits: Limits) -> Iterator[dict[str, Figures]]:
+        for _ in range(1 + self.retries):
+            with OthersWatch(limits.cpu_s) as watch:
+                turns = limits.turns()
+            yield {name: figures | {"others_share": watch.share} for name, figures in turns.items()}
+            if watch.share < DISTURBED:
+                return
 
     def limits(self, stack: ExitStack) -> Limits:
         """Make the limits ready."""
@@ -152,7 +178,8 @@ class Bench:
 
     def limit_turn(self, limits: Limits, workload: str) -> None:
         """Measure the limits and keep their figures beside those of the servers."""
-        for name, figures in limits.turns().items():
+        turns = min(self._limit_tries(limits), key=lambda turns: _others_share(turns[BARE]))
+        for name, figures in turns.items():
             self.results.add_turn(self.model, workload, name, figures)
             print(f"  {workload}: {name}: {brief(figures)}", flush=True)
 
@@ -160,6 +187,10 @@ class Bench:
 def brief(figures: dict[str, float]) -> str:
     """Return the figures of a turn on a line."""
     return ", ".join(f"{name} {value:,.4g}" for name, value in figures.items())
+
+
+def _others_share(figures: Figures) -> float:
+    return figures["others_share"]
 
 
 def _place(answer: tuple[int, Any]) -> int:
@@ -187,8 +218,12 @@ def measure(bench: Bench, names: list[str], workloads: list[str], rounds: int) -
                 warm_up(server, drawn)
             for turn in range(rounds):
                 print(f" round {turn + 1}", flush=True)
-                for name, server in servers.items():
-                    bench.turn(name, server, workload, drawn)
+                for name, server in list(servers.items()):
+                    try:
+                        bench.turn(name, server, workload, drawn)
+                    except ServerFailed as failure:
+                        bench.note_failure(name, failure)
+                        del servers[name]
                 if limits and workload in LIMITED:
                     bench.limit_turn(limits, workload)
                 drawn = WORKLOADS[workload].draw(bench.source, bench.pace)
@@ -218,14 +253,17 @@ def main() -> None:
     parser.add_argument("--workloads", nargs="*", choices=WORKLOADS, default=["queries-1", "queries-64", "chunks"])
     parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, BARE], default=[*CONTENDERS, BARE])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--retries", type=int, default=0, help="measure a turn again that others disturbed")
     parser.add_argument("--add", action="store_true", help="add rounds to the results instead of replacing them")
     parser.add_argument("--results", type=Path, default=RESULTS, help="the results' files without their endings")
     parser.add_argument("--cache", type=Path, default=CACHE)
     asked = parser.parse_args()
+    # Servers are in sessions of their own: they are ended by this program or not at all, however it is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended before everything was measured"))
     results = Results(asked.results, asked.add)
     for model in asked.models:
         print(SUBJECTS[model].name, flush=True)
-        bench = Bench(model, results, asked.cache)
+        bench = Bench(model, results, asked.cache, asked.retries)
         try:
             measure(bench, present(asked.contenders, model, asked.cache), asked.workloads, asked.rounds)
         finally:

@@ -97,7 +97,8 @@ def page(results: Mapping[str, Any]) -> str:
     machine = "; ".join(results["machine"].values())
     lines = ["# Quartzite and its peers over HTTP", ""]
     lines += [f"Last measured {results['date']} at {results['commit']}. Machine: {machine}.", ""]
-    lines += ["Medians of alternating rounds. How it is measured: [docs/benchmarks.md](../../docs/benchmarks.md).", ""]
+    lines += ["Medians of alternating rounds. How it is measured: [docs/benchmarks.md](../../docs/benchmarks.md)."]
+    lines += [f"Other processes took {_others(results):.0%} of the processors in the median turn.", ""]
     for model, workloads in results["measured"].items():
         servers = results["servers"].get(model, {})
         lines += [f"## {SUBJECTS[model].name}", "", *_table(workloads, servers, COLUMNS, with_facts=True), ""]
@@ -105,6 +106,13 @@ def page(results: Mapping[str, Any]) -> str:
         lines += _limits(workloads)
         lines += _failures(servers)
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _others(results: Mapping[str, Any]) -> float:
+    """Return the median over all turns of the share of the processors that went to others."""
+    workloads = [workload for model in results["measured"].values() for workload in model.values()]
+    turns = [turn for contenders in workloads for rounds in contenders.values() for turn in rounds]
+    return median(turns, "others_share") or 0.0
 
 
 def _table(

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from client import closed
-from server import FIRST, Command, Server, StartFailed, _stat, free_port
+from server import FIRST, Command, OthersWatch, Server, ServerFailed, _stat, free_port
 
 ANSWERING = """
 import http.server, json, os, subprocess, sys
@@ -71,11 +72,19 @@ async def test_a_frozen_server_answers_when_it_is_thawed(server: Server) -> None
     assert (await loading).statuses() == {200: 1}
 
 
+def test_work_of_others_is_noticed(server: Server) -> None:
+    """What neither the server nor this process computes counts as others', as a share of all processors."""
+    server.wait_for_vector()
+    with OthersWatch(server.cpu_s) as watch:
+        subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
+    assert watch.share > 0.5 / len(os.sched_getaffinity(0))
+
+
 def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
     """The message of the failure has the exit code and the end of the log."""
     command = Command([sys.executable, "-c", "raise SystemExit('no such model')"], {})
     server = Server(command, free_port(), tmp_path / "log")
-    with pytest.raises(StartFailed, match=r"(?s)ended with 1.*no such model"):
+    with pytest.raises(ServerFailed, match=r"(?s)ended with 1.*no such model"):
         server.wait_for_vector()
     server.stop()
 
@@ -85,6 +94,6 @@ def test_servers_keep_their_bytecode(server: Server, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     script = "import os; raise SystemExit(repr(os.environ.get('PYTHONDONTWRITEBYTECODE')))"
     other = Server(Command([sys.executable, "-c", script], {}), free_port(), tmp_path / "other")
-    with pytest.raises(StartFailed, match="None"):
+    with pytest.raises(ServerFailed, match="None"):
         other.wait_for_vector()
     assert os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
