@@ -114,7 +114,7 @@ class _Visit:
         metrics.request(path, self._status or 0, seconds, self.trace)
         if isinstance(self._failure, RateLimited):
             metrics.limit_hit(self.trace.model or "", self._failure.metric)
-        headers: dict[bytes, bytes] = dict(self._scope["headers"])
+        headers: dict[bytes, bytes] = dict(self._scope.get("headers", ()))
         if spans:
             w3c = spans.request(self.trace, self._ending(path, ended_s), headers)
         else:
