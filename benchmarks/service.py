@@ -73,7 +73,9 @@ class Results:
         draft.replace(self._file)
 
     def tell(self) -> None:
-        """Write and print the table."""
+        """Write and print the table, if there is something to tell."""
+        if not self._all["measured"]:
+            return
         page = service_report.page(self._all)
         self._stem.with_suffix(".md").write_text(page, encoding="utf-8")
         print(page)

@@ -1,5 +1,9 @@
-"""Write the generated pages of docs/ from the code; `--check` fails if they are not up to date."""
+"""Write the generated pages of docs/ from the code; `--check` fails if they are not up to date.
 
+The README's table of speed is made here too, from the committed results of the benchmarks.
+"""
+
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +39,10 @@ from quartzite.errors import (
 from quartzite.telemetry.metrics import METRICS
 from quartzite.web.failures import render
 
-DOCS = Path(__file__).parent.parent / "docs"
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+RESULTS = ROOT / "benchmarks" / "results" / "service.json"
+SPEED = "<!-- Made by `make docs` from benchmarks/results/service.json. -->", "<!-- End of what is made. -->"
 MADE = "<!-- Made by `make docs` from the code; change it there. -->"
 
 EXAMPLES: tuple[RequestFailure, ...] = (
@@ -67,6 +74,7 @@ def main() -> None:
         "errors.md": errors_page(),
         "metrics.md": metrics_page(),
         "cli.md": cli_page(),
+        "../README.md": readme(),
     }
     if "--check" not in sys.argv[1:]:
         for name, page in pages.items():
@@ -75,6 +83,19 @@ def main() -> None:
     stale = [name for name, page in pages.items() if not _is_current(DOCS / name, page)]
     if stale:
         sys.exit(f"docs: {', '.join(stale)} no longer say what the code says; run: make docs")
+
+
+def readme() -> str:
+    """Return the README with its table of speed as the results have it."""
+    sys.path.append(str(ROOT / "benchmarks"))
+    import service_report
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, begin, rest = text.partition(SPEED[0])
+    _, end, after = rest.partition(SPEED[1])
+    measured = RESULTS.exists()
+    table = service_report.readme(json.loads(RESULTS.read_text(encoding="utf-8"))) if measured else "Not measured yet."
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def _is_current(file: Path, page: str) -> bool:
