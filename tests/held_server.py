@@ -52,6 +52,11 @@ class HeldServer:
         self.process = process
         self.url = ""
 
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.url.rpartition(":")[2])
+
     def said(self) -> str:
         """Return the next line that the process prints, waiting for it."""
         assert self.process.stdout is not None
@@ -75,8 +80,13 @@ class HeldServer:
 
 
 @contextmanager
-def held_server(folder: Path, settings: Mapping[str, Mapping[str, object]], *more: str) -> Iterator[HeldServer]:
-    """Run a server with `settings` by table, its files below `folder`; `hang` holds it so that it cannot be stopped."""
+def held_server(
+    folder: Path, settings: Mapping[str, Mapping[str, object]], *more: str, files: int | None = None
+) -> Iterator[HeldServer]:
+    """Run a server with `settings` by table, its own files below `folder`.
+
+    `hang` holds it so that it cannot be stopped; `files` is how many the system lets it open.
+    """
     config = model_folders.BERT | {"vocab_size": 1188}
     model_folders.write(
         folder / "model", model_folders.descriptions(config, {"tokenizer.json": WORDPIECE.read_bytes()})
@@ -92,6 +102,8 @@ def held_server(folder: Path, settings: Mapping[str, Mapping[str, object]], *mor
         str(folder / "settings.toml"),
     ]
     command = [sys.executable, "-c", _PROGRAM, *flags, *more]
+    if files:
+        command = ["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"', *command]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         server = HeldServer(process)

@@ -17,6 +17,7 @@ from quartzite.errors import StartFailure
 
 PROGRAM = """
 import asyncio, socket, sys
+from quartzite.cli.connections import Connections
 from quartzite.cli.server import Server
 
 listener = socket.create_server(("127.0.0.1", 0))
@@ -30,7 +31,7 @@ async def app(scope, receive, send):
 
 async def serve():
     global server
-    server = Server(app, int(sys.argv[1]), lambda: print(listener.getsockname()[1], flush=True))
+    server = Server(app, Connections(100, app), int(sys.argv[1]), lambda: print(listener.getsockname()[1], flush=True))
     await server.serve([listener])
 
 asyncio.run(serve())

@@ -18,6 +18,7 @@ from quartzite.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.types import ASGIApp
 
     from quartzite.telemetry.spans import Spans
 
@@ -65,6 +66,13 @@ def web_app(service: Service, settings: Settings) -> "Starlette":
     from quartzite.web.app import build_app
 
     return build_app(service.pipeline, settings.requests, service.metrics, service.spans)
+
+
+def refusing_app(service: Service) -> "ASGIApp":
+    """Return the ASGI application that answers 503 to everything, for connections that `service` has no room for."""
+    from quartzite.web.app import build_refusal
+
+    return build_refusal(service.metrics)
 
 
 async def _spans(stack: AsyncExitStack) -> "Spans":

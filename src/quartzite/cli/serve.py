@@ -3,6 +3,7 @@
 import errno
 import gc
 import json
+import logging
 import os
 import shlex
 import signal
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
     from collections.abc import Callable
 
+    from starlette.types import ASGIApp
+
     from quartzite.bootstrap import Service
     from quartzite.cli.server import Server
+
+logger = logging.getLogger(__name__)
 
 ShowSettings = Annotated[
     bool, typer.Option("--show-settings", help="Print the settings in force as a settings file, and stop.")
@@ -116,25 +121,36 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
 
     importing = create_task(to_thread(_import_web))
     async with running(settings, guarded=True) as service:
-        server_class = await importing
+        await importing
         gc.enable()
-        app = web_app(service, settings)
-        server = server_class(
-            app,
-            settings.server.shutdown_grace_s,
-            announce=lambda: typer.echo(greeting(service, listener)),
-            drain=service.pipeline.drain,
-        )
+        server = _server(service, settings.server, web_app(service, settings), listener)
         with _port_failures(settings.server):
             await server.serve([listener])
 
 
-def _import_web() -> "type[Server]":
+def _import_web() -> None:
     """Import what only serving needs: on a thread, for it takes as long as loading a small model does."""
+    import quartzite.cli.server
     import quartzite.web.app  # noqa: F401
+
+
+def _server(service: "Service", settings: ServerSettings, app: "ASGIApp", listener: socket.socket) -> "Server":
+    from quartzite.bootstrap import refusing_app
+    from quartzite.cli.connections import Connections, allowed
     from quartzite.cli.server import Server
 
-    return Server
+    limit = allowed(settings.max_connections)
+    if limit < settings.max_connections:
+        logger.warning("at most %d connections: the system's limit of open files allows no more", limit)
+    connections = Connections(limit, refusing_app(service))
+    service.metrics.watch_connections(lambda: len(connections))
+    return Server(
+        app,
+        connections,
+        settings.shutdown_grace_s,
+        announce=lambda: typer.echo(greeting(service, listener)),
+        drain=service.pipeline.drain,
+    )
 
 
 @contextmanager

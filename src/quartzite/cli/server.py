@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import socket
 from types import FrameType
+from typing import cast
 
 import typer
 import uvicorn
 from starlette.types import ASGIApp
 
-KEEP_ALIVE_S = 75
-"""Longer than clients keep idle connections, so that it is never the server that closes one just being used."""
+from quartzite.cli.connections import KEEP_ALIVE_S, Connections
+
 REFUSALS_S = 1
 """How long requests that came during the drain have to end after it; all of them are being refused."""
 LAST_CALL_S = 10.0
@@ -30,12 +31,17 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: ASGIApp, grace_s: int, announce: Callable[[], None], drain: Callable[[], None] = lambda: None
+        self,
+        app: ASGIApp,
+        connections: Connections,
+        grace_s: int,
+        announce: Callable[[], None],
+        drain: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=cast(type[asyncio.Protocol], connections.protocol),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -46,6 +52,7 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=REFUSALS_S,
             )
         )
+        self._connections = connections
         self._grace_s = grace_s
         self._announce = announce
         self._drain = drain
@@ -55,6 +62,11 @@ class Server(uvicorn.Server):
         """Begin to accept connections and say so."""
         await super().startup(sockets)
         self._announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second; return whether to end."""
+        self._connections.sweep()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Let the requests that ran at the signal end, then close all connections and cancel what is left."""

@@ -31,7 +31,7 @@ class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class ServerSettings(Section, frozen=True, kw_only=True):
-    """Where the service listens."""
+    """Where the service listens, and how it ends."""
 
     host: Annotated[str, Meta(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[Port, Meta(description="TCP port to listen on; 0 takes a free one.")] = 8000
@@ -43,6 +43,13 @@ class ServerSettings(Section, frozen=True, kw_only=True):
     shutdown_grace_s: Annotated[
         Natural, Meta(description="How long running requests may go on after a stop signal, in seconds.")
     ] = 30
+    max_connections: Annotated[
+        Positive,
+        Meta(
+            description="Most connections at once. One more takes the place of the one that is idle longest, or is "
+            "answered 503. The system's limit of open files may lower it."
+        ),
+    ] = 10_000
 
     @property
     def is_loopback(self) -> bool:

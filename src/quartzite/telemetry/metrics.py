@@ -119,6 +119,7 @@ LIMIT_STORE_FAILURES = Metric(
 LEDGER_LAG_SECONDS = Metric(
     "quartzite_ledger_lag_seconds", "gauge", "How long the eldest row not yet committed to the ledger has waited.", ()
 )
+CONNECTIONS = Metric("quartzite_connections", "gauge", "Open connections of clients, idle ones included.", ())
 BUILD_INFO = Metric("quartzite_build_info", "gauge", "1, labelled with the version that runs.", ("version",))
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
@@ -184,6 +185,10 @@ class Metrics:
     def watch_ledger(self, lag_s: Callable[[], float]) -> None:
         """Ask `lag_s` at every scrape, on a thread, how long in seconds the eldest row has waited to be committed."""
         self._collectors[LEDGER_LAG_SECONDS].set_function(lag_s)
+
+    def watch_connections(self, count: Callable[[], int]) -> None:
+        """Ask `count` at every scrape, on a thread, how many connections there are."""
+        self._collectors[CONNECTIONS].set_function(count)
 
     async def exposition(self) -> bytes:
         """Return all series in Prometheus' text format; made on a thread, for it takes milliseconds."""

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan
 
 from quartzite.config import RequestSettings
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.embeddings import Embeddings
-from quartzite.web.failures import refuse_method, refuse_path
+from quartzite.web.failures import refuse_connection, refuse_method, refuse_path
 from quartzite.web.models import Models
 from quartzite.web.operations import Operations
 from quartzite.web.tracing import Traced
@@ -44,3 +44,8 @@ def build_app(
     )
     app.router.redirect_slashes = False  # a path with a slash too many is unknown, as all others are
     return app
+
+
+def build_refusal(metrics: Metrics) -> ASGIApp:
+    """Return the application for connections that are too many: whatever they ask is 503, and they are closed."""
+    return Traced(refuse_connection, metrics, lambda: True)

@@ -5,6 +5,7 @@ from typing import NoReturn
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from quartzite.errors import (
     DatabaseDown,
@@ -17,6 +18,8 @@ from quartzite.errors import (
     Stopping,
     wire_row,
 )
+
+_PASSED_BYTES = 1024 * 1024
 
 
 class JsonResponse(Response):
@@ -34,6 +37,16 @@ def render(failure: RequestFailure) -> JsonResponse:
     elif row.shape == "object without code":
         body = {"message": failure.message, "data": failure.pointer}
     return JsonResponse(orjson.dumps(body), row.status, headers=_headers(failure, row.status))
+
+
+async def refuse_connection(_scope: Scope, receive: Receive, _send: Send) -> NoReturn:
+    """Fail a request on a connection that is to be closed, after its body: who still sends would not see the answer."""
+    passed, more = 0, True
+    while more and passed < _PASSED_BYTES:
+        message = await receive()
+        passed += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    raise Overloaded
 
 
 async def refuse_path(_request: Request, _refusal: Exception) -> NoReturn:

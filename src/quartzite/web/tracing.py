@@ -33,7 +33,7 @@ _EVENTS = {
 class Traced:
     """The outermost layer of the service, plain ASGI; turns every failure into an answer and counts all answers.
 
-    While `draining` says so, connections are closed after their answer. Every request is told to `spans` as well,
+    While `closing` says so, connections are closed after their answer. Every request is told to `spans` as well,
     unless nobody wants them.
     """
 
@@ -41,12 +41,12 @@ class Traced:
         self,
         app: ASGIApp,
         metrics: Metrics,
-        draining: Callable[[], bool] = lambda: False,
+        closing: Callable[[], bool] = lambda: False,
         spans: "Spans | None" = None,
     ) -> None:
         self._app = app
         self._metrics = metrics
-        self._draining = draining
+        self._closing = closing
         self._spans = spans
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,7 +54,7 @@ class Traced:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, send, self._draining)
+        visit = _Visit(scope, receive, send, self._closing)
         try:
             await self._app(scope, receive, visit.send)
         except RequestFailure as failure:
@@ -79,13 +79,13 @@ def trace_of(request: Request) -> Trace:
 class _Visit:
     """One request under way: its trace, and what has been sent of its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, draining: Callable[[], bool]) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, closing: Callable[[], bool]) -> None:
         self.trace = Trace(new_trace_id())
         self._started = time.perf_counter()
         self._status: int | None = None
         self._code: int | None = None
         self._failure: RequestFailure | None = None
-        self._scope, self._receive, self._send, self._draining = scope, receive, send, draining
+        self._scope, self._receive, self._send, self._closing = scope, receive, send, closing
         scope.setdefault("state", {})["trace"] = self.trace
 
     async def send(self, message: Message) -> None:
@@ -94,7 +94,7 @@ class _Visit:
             self._status = message["status"]
             trace_id = (b"x-siliconcloud-trace-id", self.trace.id.encode("ascii"))
             message["headers"] = [*message["headers"], trace_id, *limit_headers(self.trace.allowances)]
-            if self._draining():
+            if self._closing():
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
 
