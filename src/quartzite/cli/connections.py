@@ -51,7 +51,7 @@ class Connections:
         if len(self) > self._limit and self._silent:
             self._close_longest_silent()
         if len(self) > self._limit:
-            connection.app = self._refuse  # type: ignore[assignment]
+            connection.app = self._refuse
         self.fell_silent(connection)
 
     def fell_silent(self, connection: "Connection") -> None:
