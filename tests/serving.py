@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
 from starlette.applications import Starlette
+from starlette.types import ASGIApp
 
 from quartzite.admission.gate import Gate, OpenGate
 from quartzite.batching.worker import Batcher
@@ -24,6 +26,7 @@ from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import BertShape, ModelCard
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.app import build_app
+from quartzite.web.protocol import Bounds, Protocol
 
 if TYPE_CHECKING:
     from quartzite.telemetry.spans import Spans
@@ -33,7 +36,7 @@ CLASSIC = "tests/classic"
 CUTTABLE = "tests/cuttable"  # the model that offers `dimensions`
 MAX_TOKENS = 64
 VOCABULARY = 1188
-_REQUESTS, _QUEUE = RequestSettings(), QueueSettings()
+_REQUESTS, _QUEUE, _BOUNDS = RequestSettings(), QueueSettings(), Bounds()
 
 
 @dataclass(frozen=True)
@@ -78,10 +81,11 @@ async def fake_service(
 
 
 @asynccontextmanager
-async def listening(app: Starlette, **settings: Any) -> AsyncIterator[httpx.URL]:
+async def listening(app: ASGIApp, bounds: Bounds = _BOUNDS, **settings: Any) -> AsyncIterator[httpx.URL]:
     """Serve `app` with uvicorn on a free port; the steps of `Server.serve` without its polling loop and signals."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, **settings)
+    protocol: Any = partial(Protocol, bounds=bounds)
+    config = uvicorn.Config(app, http=protocol, log_config=None, access_log=False, proxy_headers=False, **settings)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

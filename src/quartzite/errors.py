@@ -23,6 +23,8 @@ Knows nobody. The tree:
         ├── AllowanceSpent          403 / 30001
         ├── PathNotFound            404
         ├── MethodRefused           405
+        ├── NotArrived              408
+        ├── HeadersTooLarge         431
         ├── RateLimited             429
         ├── Overloaded              503 / 50505
         ├── Stopping                503 / 50505
@@ -157,6 +159,20 @@ class AllowanceSpent(RequestFailure):
         )
 
 
+class NotArrived(RequestFailure):
+    """The client took too long to send its request; `part` of it, headers or body, had not come in `timeout_s`."""
+
+    def __init__(self, part: str, timeout_s: float) -> None:
+        super().__init__(f"Request timed out: its {part} had not arrived after {timeout_s:g} s.")
+
+
+class HeadersTooLarge(RequestFailure):
+    """The request's line and headers are longer than `server.max_header_bytes`."""
+
+    def __init__(self, allowed: int) -> None:
+        super().__init__(f"431 request header fields too large, use at most {allowed} bytes")
+
+
 class RateLimited(RequestFailure):
     """A limit of the account, or of one `user` of it, leaves no room for the request.
 
@@ -262,6 +278,8 @@ WIRE: Mapping[type[RequestFailure], WireRow] = {
     AllowanceSpent: WireRow(403, 30001, "object", retryable=False),
     PathNotFound: WireRow(404, None, "string", retryable=False),
     MethodRefused: WireRow(405, None, "string", retryable=False),
+    NotArrived: WireRow(408, None, "string", retryable=True),
+    HeadersTooLarge: WireRow(431, None, "string", retryable=False),
     RateLimited: WireRow(429, None, "object without code", retryable=True),
     Overloaded: WireRow(503, 50505, "object", retryable=True),
     Stopping: WireRow(503, 50505, "object", retryable=True),

@@ -86,9 +86,22 @@ async def test_of_a_key_given_twice_the_last_counts(client: httpx.AsyncClient) -
     assert (await client.post("/v1/embeddings", content=body)).status_code == 200
 
 
-@pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/json"])
-async def test_json_is_read_whatever_its_content_type(client: httpx.AsyncClient, content_type: str | None) -> None:
-    """A forgotten header, or the one curl sends by itself, does not stop a request."""
+JSON_TYPES = [
+    None,
+    "application/json",
+    "application/json; charset=utf-8",
+    'Application/JSON;charset="UTF-8"',
+    "application/json;",
+    "application/json; odata=verbose",
+    "application/vnd.api+json",
+]
+
+
+@pytest.mark.parametrize("content_type", JSON_TYPES)
+async def test_json_is_taken_under_all_its_names_and_under_none(
+    client: httpx.AsyncClient, content_type: str | None
+) -> None:
+    """What is said to be JSON in UTF-8 is read, and so is a body of which nothing is said."""
     headers = {"content-type": content_type} if content_type else {}
     body = json.dumps({"model": CLASSIC, "input": "a"}).encode()
     assert (await client.post("/v1/embeddings", content=body, headers=headers)).status_code == 200

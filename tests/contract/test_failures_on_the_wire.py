@@ -13,11 +13,13 @@ from quartzite.errors import (
     ClientGone,
     DeadlineExceeded,
     EngineFault,
+    HeadersTooLarge,
     InvalidKey,
     InvalidParameter,
     InvalidToken,
     LevelTooLow,
     MethodRefused,
+    NotArrived,
     NotRecorded,
     Overloaded,
     PathNotFound,
@@ -137,6 +139,55 @@ async def test_a_bad_timeout_header_is_named(client: httpx.AsyncClient, said: st
     )
 
 
+OTHER_TYPES = [
+    *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", "text/json", "json", ""),
+    *(
+        "application/jsonl",
+        "application/+json",
+        "application/json; charset=latin-1",
+        "application/json; charset=utf-16",
+    ),
+]
+
+
+@pytest.mark.parametrize("said", OTHER_TYPES)
+async def test_another_content_type_is_told_what_to_send(client: httpx.AsyncClient, said: str) -> None:
+    """A body that is said to be something else is not read: 400 / 20015 with the header that would be right."""
+    headers = {"content-type": said}
+    answer = await client.post("/v1/embeddings", content=b'{"model": "no/such"}', headers=headers)
+    assert answer.status_code == 400
+    assert answer.content == _bad_request(
+        GENERIC + "the body must be JSON in UTF-8: send the header `Content-Type: application/json`, "
+        f"not {said or 'an empty one'}.",
+        "content-type",
+    )
+
+
+@pytest.mark.parametrize("said", ["gzip", "br", "deflate", "zstd", "identity, gzip"])
+async def test_a_compressed_body_is_refused(client: httpx.AsyncClient, said: str) -> None:
+    """Nothing is unpacked here, so that a small body cannot become a large one."""
+    headers = {"content-type": "application/json", "content-encoding": said}
+    answer = await client.post("/v1/embeddings", content=b"\x1f\x8b", headers=headers)
+    assert answer.status_code == 400
+    assert answer.content == _bad_request(
+        GENERIC + f"the body must not be compressed: leave out the header `Content-Encoding: {said}`.",
+        "content-encoding",
+    )
+
+
+async def test_a_body_said_to_be_as_it_is_is_taken(client: httpx.AsyncClient) -> None:
+    """`identity` says that nothing is compressed."""
+    headers = {"content-encoding": "identity"}
+    answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": "a"}, headers=headers)
+    assert answer.status_code == 200
+
+
+async def test_a_long_header_is_not_repeated_whole(client: httpx.AsyncClient) -> None:
+    """What a client sends comes back cut."""
+    answer = await client.post("/v1/embeddings", content=b"{}", headers={"content-type": "x" * 10_000})
+    assert len(answer.content) < 400
+
+
 async def test_too_many_items_are_counted(client: httpx.AsyncClient) -> None:
     """A list longer than allowed is 400 / 20042 with the service's own words."""
     answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": ["a"] * 33})
@@ -205,6 +256,8 @@ ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
     ),
     PathNotFound(): (404, b'"404 page not found"'),
     MethodRefused("POST"): (405, b'"405 method not allowed, use POST"'),
+    NotArrived("body", 2.5): (408, b'"Request timed out: its body had not arrived after 2.5 s."'),
+    HeadersTooLarge(100): (431, b'"431 request header fields too large, use at most 100 bytes"'),
     Overloaded(3): (
         503,
         b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":""}',

@@ -7,7 +7,8 @@ from contextlib import suppress
 from typing import Any
 
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from quartzite.web.protocol import Bounds, Protocol
 
 KEEP_ALIVE_S = 75
 """Longer than clients keep idle connections, so that it is never the server that closes one just being used."""
@@ -21,11 +22,14 @@ class Connections:
     """Bounds the connections of one server to `limit`, and closes those that are silent for SILENCE_S.
 
     One connection too many takes the place of the one that has been silent longest; where none is, whatever it asks
-    is answered by `refuse`. `clock` gives seconds.
+    is answered by `refuse`. Each of them stays within `bounds`. `clock` gives seconds.
     """
 
-    def __init__(self, limit: int, refuse: ASGIApp, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, limit: int, refuse: ASGIApp, bounds: Bounds, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._limit = limit
+        self._bounds = bounds
         self._refuse = refuse
         self._clock = clock
         self._open: set[Connection] = set()
@@ -37,7 +41,7 @@ class Connections:
 
     def protocol(self, **settings: Any) -> "Connection":
         """Return the protocol of one connection; uvicorn's `settings` are passed on."""
-        return Connection(self, **settings)
+        return Connection(self, bounds=self._bounds, **settings)
 
     def sweep(self) -> None:
         """Close what has been silent for too long; to be called every now and then."""
@@ -74,7 +78,7 @@ class Connections:
         connection.transport.abort()
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Protocol):
     """One connection, which tells `connections` when it has a request and when it waits for one."""
 
     def __init__(self, connections: Connections, **settings: Any) -> None:

@@ -138,11 +138,12 @@ def _server(service: "Service", settings: ServerSettings, app: "ASGIApp", listen
     from quartzite.bootstrap import refusing_app
     from quartzite.cli.connections import Connections, allowed
     from quartzite.cli.server import Server
+    from quartzite.web.protocol import bounds_of
 
     limit = allowed(settings.max_connections)
     if limit < settings.max_connections:
         logger.warning("at most %d connections: the system's limit of open files allows no more", limit)
-    connections = Connections(limit, refusing_app(service))
+    connections = Connections(limit, refusing_app(service), bounds_of(settings))
     service.metrics.watch_connections(lambda: len(connections))
     return Server(
         app,

@@ -50,6 +50,12 @@ class ServerSettings(Section, frozen=True, kw_only=True):
             "answered 503. The system's limit of open files may lower it."
         ),
     ] = 10_000
+    header_timeout_ms: Annotated[
+        Positive, Meta(description="How long a client may take to send the headers of a request, in milliseconds.")
+    ] = 10_000
+    max_header_bytes: Annotated[Positive, Meta(description="Most bytes of a request's line and headers together.")] = (
+        64 * 1024
+    )
 
     @property
     def is_loopback(self) -> bool:
@@ -95,6 +101,13 @@ class RequestSettings(Section, frozen=True, kw_only=True):
 
     max_inputs_per_request: Annotated[Positive, Meta(description="Most items in `input`.")] = 32
     max_body_bytes: Annotated[Positive, Meta(description="Largest request body, in bytes.")] = 32 * 1024 * 1024
+    max_bodies_bytes: Annotated[
+        Positive,
+        Meta(description="Most bytes of the bodies of all running requests together, beyond which requests get 503."),
+    ] = 512 * 1024 * 1024
+    body_timeout_ms: Annotated[
+        Positive, Meta(description="How long a client may take to send a body, in milliseconds.")
+    ] = 60_000
     token_arrays: Annotated[
         TokenArrays,
         Meta(description="`model` takes token arrays as ids of the model's own vocabulary, `reject` refuses them."),

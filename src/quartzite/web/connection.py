@@ -1,37 +1,80 @@
 """What happens on the connection of one request: its body arrives, its client may leave. Knows nothing of JSON."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from starlette.datastructures import Headers
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
-from quartzite.errors import ClientGone, InvalidParameter
+from quartzite.config import RequestSettings
+from quartzite.errors import ClientGone, InvalidParameter, NotArrived, Overloaded
 
 T = TypeVar("T")
 
 
-async def read_body(headers: Headers, receive: Receive, limit_bytes: int) -> bytes:
-    """Return the whole request body of at most `limit_bytes`, refusing a longer one before or as soon as it is.
+class Bodies:
+    """Reads bodies within the bounds of `settings`: of one, and of all whose requests run at the same time."""
 
-    Raises InvalidParameter for a body too long, ClientGone for one that ends early.
-    """
-    if int(headers.get("content-length", 0)) > limit_bytes:  # digits only: the HTTP parser has seen to it
-        raise _too_long(limit_bytes)
-    chunks: list[bytes] = []
-    arrived, more = 0, True
-    while more:
-        message = await receive()
+    def __init__(self, settings: RequestSettings) -> None:
+        self.settings = settings
+        self._held_bytes = 0
+
+    @contextmanager
+    def room(self) -> Iterator["BodyRoom"]:
+        """Give room to the body of one request for the length of the `with`."""
+        room = BodyRoom(self)
+        try:
+            yield room
+        finally:
+            self._held_bytes -= room.held_bytes
+
+    def take(self, size: int) -> None:
+        """Make room for so many bytes more; raises Overloaded when there is none."""
+        if self._held_bytes + size > self.settings.max_bodies_bytes:
+            raise Overloaded
+        self._held_bytes += size
+
+
+class BodyRoom:
+    """The room of one request's body, as much of it as has arrived."""
+
+    def __init__(self, bodies: Bodies) -> None:
+        self.held_bytes = 0
+        self._bodies = bodies
+
+    async def read(self, headers: Headers, receive: Receive) -> bytearray:
+        """Return the whole body, refusing one that is too long before it has arrived, or as soon as it is.
+
+        Raises InvalidParameter for a body too long, NotArrived for one that takes too long, Overloaded for one that
+        there is no room for, ClientGone for one that ends early.
+        """
+        settings = self._bodies.settings
+        timeout_s = settings.body_timeout_ms / 1000
+        if int(headers.get("content-length", 0)) > settings.max_body_bytes:  # digits: the HTTP parser has seen to it
+            raise _too_long(settings.max_body_bytes)
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(timeout_s):
+                while more:
+                    more = self._add(await receive(), body)
+        except TimeoutError:
+            raise NotArrived("body", timeout_s) from None
+        return body
+
+    def _add(self, message: Message, body: bytearray) -> bool:
+        """Add what came to `body`; return whether more comes."""
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk = message.get("body", b"")
-        chunks.append(chunk)
-        arrived += len(chunk)
-        if arrived > limit_bytes:
-            raise _too_long(limit_bytes)
-        more = message.get("more_body", False)
-    return b"".join(chunks)
+        if len(body) + len(chunk) > self._bodies.settings.max_body_bytes:
+            raise _too_long(self._bodies.settings.max_body_bytes)
+        self._bodies.take(len(chunk))
+        self.held_bytes += len(chunk)
+        body += chunk
+        more: bool = message.get("more_body", False)
+        return more
 
 
 async def while_connected(receive: Receive, call: Coroutine[object, object, T]) -> T:

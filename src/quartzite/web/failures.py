@@ -10,6 +10,7 @@ from starlette.types import Receive, Scope, Send
 from quartzite.errors import (
     DatabaseDown,
     MethodRefused,
+    NotArrived,
     NotRecorded,
     Overloaded,
     PathNotFound,
@@ -67,6 +68,8 @@ def _headers(failure: RequestFailure, status: int) -> dict[str, str] | None:
         return {"x-should-retry": "false"}  # OpenAI's clients retry every 429 but for this
     if isinstance(failure, Overloaded | Stopping | NotRecorded | DatabaseDown | RateLimited):
         return {"Retry-After": str(failure.retry_after_s)}
+    if isinstance(failure, NotArrived):
+        return {"Connection": "close"}
     if isinstance(failure, MethodRefused):
         return {"Allow": failure.allowed}
     return None

@@ -1,12 +1,42 @@
 """The headers that a request for embeddings may have. Knows nothing of bodies."""
 
 import math
+import re
 
 from starlette.datastructures import Headers
 
 from quartzite.errors import InvalidParameter
 
+_JSON = re.compile(r"application/(json|[a-z0-9!#$&^_.-]+\+json)")
 TIMEOUT = "x-request-timeout-ms"
+
+
+def check_content(headers: Headers) -> None:
+    """Raise InvalidParameter unless the body is said to be plain JSON in UTF-8, or nothing is said of it."""
+    content_type = headers.get("content-type")
+    if content_type is not None and content_type != "application/json" and not _is_json(content_type):
+        raise InvalidParameter(
+            "the body must be JSON in UTF-8: send the header `Content-Type: application/json`, "
+            f"not {_shown(content_type)}.",
+            "content-type",
+        )
+    encoding = headers.get("content-encoding", "identity")
+    if encoding.strip().lower() not in {"identity", ""}:
+        raise InvalidParameter(
+            f"the body must not be compressed: leave out the header `Content-Encoding: {_shown(encoding)}`.",
+            "content-encoding",
+        )
+
+
+def _is_json(content_type: str) -> bool:
+    kind, *parameters = [part.strip().lower() for part in content_type.split(";")]
+    parted = [parameter.partition("=") for parameter in parameters]
+    charsets = {value.strip().strip('"') for name, _, value in parted if name.strip() == "charset"}
+    return _JSON.fullmatch(kind) is not None and charsets <= {"utf-8", "utf8"}
+
+
+def _shown(value: str) -> str:
+    return (value if len(value) <= 100 else value[:100] + "...") or "an empty one"
 
 
 def read_timeout_s(headers: Headers) -> float:

@@ -27,7 +27,7 @@ class EmbeddingsBody(msgspec.Struct):
 _decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 
-def read_request(body: bytes, settings: RequestSettings) -> EmbeddingRequest:
+def read_request(body: bytes | bytearray, settings: RequestSettings) -> EmbeddingRequest:
     """Check the form of a request body; raises InvalidParameter or TooManyItems that name the field at fault."""
     fields = _decode(body)
     return EmbeddingRequest(
@@ -57,7 +57,7 @@ def write_model(name: str) -> dict[str, object]:
     return {"id": name, "object": "model", "created": 0, "owned_by": ""}
 
 
-def _decode(body: bytes) -> EmbeddingsBody:
+def _decode(body: bytes | bytearray) -> EmbeddingsBody:
     try:
         return _decoder.decode(body)
     except RecursionError:

@@ -1,0 +1,245 @@
+"""HTTP/1.1 on one connection: uvicorn's protocol, with bounds on what a client may send and how long it may take.
+
+Knows nothing of routes. While a request is being answered the application has the say; at all other times the client
+has a little while to get the head of a request through, and a connection that is given up is closed so that its last
+answer can still be read.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from quartzite.config import ServerSettings
+from quartzite.errors import HeadersTooLarge, InvalidParameter, NotArrived, RequestFailure
+from quartzite.telemetry.logs import fields
+from quartzite.telemetry.trace import new_trace_id
+from quartzite.web.failures import render
+
+logger = logging.getLogger(__name__)
+
+MOST_PIPELINED = 16
+"""Requests that may be sent ahead on one connection; each of them costs memory before it is looked at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one connection may cost.
+
+    `head_bytes` and `head_s`: of a request's line and headers. `drain_bytes`: of the rest of a body that has been
+    refused, read so that the client comes to read the answer; it has `head_s` too. `linger_s`: how long a connection
+    being closed is still read, `send_s`: how long a client may leave an answer unread.
+    """
+
+    head_bytes: int = 64 * 1024
+    head_s: float = 10.0
+    drain_bytes: int = 256 * 1024 * 1024
+    linger_s: float = 2.0
+    send_s: float = 60.0
+
+
+def bounds_of(settings: ServerSettings) -> Bounds:
+    """Return the bounds that `settings` ask for."""
+    return Bounds(head_bytes=settings.max_header_bytes, head_s=settings.header_timeout_ms / 1000)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection within `bounds`; the other arguments are uvicorn's."""
+
+    def __init__(self, *arguments: Any, bounds: Bounds, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._bounds = bounds
+        self._wire: asyncio.Transport
+        self._timer: asyncio.TimerHandle | None = None
+        self._sending: asyncio.TimerHandle | None = None
+        self._in_head = False
+        self._unparsed = 0  # bytes since the last one that brought the request forward
+        self._drained = 0
+        self._failure: RequestFailure | None = None  # what is wrong with the bytes, found within the parser
+        self.is_leaving = False  # then nothing is sent any more, and what comes is thrown away
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to wait for the first request."""
+        self._wire = cast(asyncio.Transport, transport)
+        super().connection_made(cast(asyncio.Transport, _Wire(self._wire, self)))
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self.is_leaving = True
+        self._stop_waiting()
+        self.resume_writing()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sent; none of it once the connection is being closed."""
+        if not self.is_leaving:
+            self._unparsed += len(data)
+            super().data_received(data)
+            self._look_again()
+
+    def _look_again(self) -> None:
+        if self.is_leaving:
+            return
+        if self._unparsed > self._bounds.head_bytes:
+            self._refuse(HeadersTooLarge(self._bounds.head_bytes))
+        elif self._is_idle and self._timer is None and self.timeout_keep_alive_task is None:
+            self._wait()
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        """Note that a request begins."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Take a request's head, unless it is too large or too many requests lie before it."""
+        if self._unparsed > self._bounds.head_bytes and self._head_bytes() > self._bounds.head_bytes:
+            self._failure = HeadersTooLarge(self._bounds.head_bytes)
+            raise ValueError  # stops the parser
+        if len(self.pipeline) >= MOST_PIPELINED:
+            raise ValueError
+        super().on_headers_complete()
+        self._in_head = False
+        self._unparsed = self._drained = 0
+        self._stop_waiting()
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of the body; one that nobody waits for any more is passed over, up to a bound."""
+        self._unparsed = 0
+        super().on_body(body)
+        if self.cycle.response_complete:
+            self._drained += len(body)
+            if self._drained > self._bounds.drain_bytes:
+                self._close()
+
+    def on_message_complete(self) -> None:
+        """Note that a request has arrived whole."""
+        self._unparsed = 0
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self.cycle.more_body = False
+            self._stop_waiting()
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self._close)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, reading none beyond those that have come already."""
+        super().on_response_complete()
+        if self.pipeline and not self.is_leaving:
+            self.flow.pause_reading()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for it
+        """Refuse bytes that are no request."""
+        self._refuse(self._failure or InvalidParameter("What was sent is no HTTP/1.1 request.", "request"))
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that nothing has come on for long, or on which an answer has not been read."""
+        self._close()
+
+    def pause_writing(self) -> None:
+        """Give the client some time to read."""
+        super().pause_writing()
+        self._sending = self.loop.call_later(self._bounds.send_s, self._wire.abort)
+
+    def resume_writing(self) -> None:
+        """Note that the client reads."""
+        if self._sending:
+            self._sending.cancel()
+            self._sending = None
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        """End with the service: what is idle at once, the rest after its answer."""
+        if self._is_idle:
+            self._close()
+        else:
+            super().shutdown()
+
+    def leave(self) -> None:
+        """Close the connection: at once if all was read that came, else let the client read the answer first.
+
+        A connection closed with unread bytes is reset, and an answer that lies there with it.
+        """
+        if self.is_leaving:
+            return
+        if self.cycle.more_body or self._in_head:
+            self._linger()
+        else:
+            self._close()
+
+    def _linger(self) -> None:
+        self.is_leaving = True
+        self._stop_waiting()
+        self.flow.resume_reading()
+        self._wire.write_eof()
+        self._timer = self.loop.call_later(self._bounds.linger_s, self._wire.abort)
+
+    def _close(self) -> None:
+        self.is_leaving = True
+        self._stop_waiting()
+        self._wire.close()
+        if self._wire.get_write_buffer_size():
+            self._timer = self.loop.call_later(self._bounds.send_s, self._wire.abort)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self._bounds.head_s, self._run_out)
+
+    def _stop_waiting(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+
+    def _run_out(self) -> None:
+        self._timer = None
+        if self._in_head:
+            self._refuse(NotArrived("headers", self._bounds.head_s))
+        else:
+            self._close()
+
+    def _refuse(self, failure: RequestFailure) -> None:
+        """Answer what has not become a request, and close the connection; what is under way on it is given up."""
+        if self._is_idle or not (self.cycle.response_started or self.pipeline):
+            self._wire.write(_bare(failure))
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._linger()
+
+
+class _Wire:
+    """The connection as uvicorn sees it: what it closes is left open until the client has read the answer."""
+
+    def __init__(self, wire: asyncio.Transport, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._wire = wire
+        self.get_extra_info = wire.get_extra_info
+        self.pause_reading = wire.pause_reading
+        self.resume_reading = wire.resume_reading
+        self.abort = wire.abort
+
+    def write(self, data: bytes) -> None:
+        if not self._protocol.is_leaving:
+            self._wire.write(data)
+
+    def is_closing(self) -> bool:
+        return self._protocol.is_leaving
+
+    def close(self) -> None:
+        self._protocol.leave()
+
+
+def _bare(failure: RequestFailure) -> bytes:
+    """Return a whole answer that tells `failure` to a client without a request, and log it."""
+    answer, trace_id = render(failure), new_trace_id()
+    logger.info("no request", extra=fields(trace_id=trace_id, status=answer.status_code, why=failure.message))
+    headers = [*answer.raw_headers, (b"x-siliconcloud-trace-id", trace_id.encode("ascii")), (b"connection", b"close")]
+    lines = [name + b": " + value for name, value in headers]
+    return STATUS_LINE[answer.status_code] + b"\r\n".join([*lines, b"", bytes(answer.body)])
