@@ -139,6 +139,27 @@ async def test_a_bad_timeout_header_is_named(client: httpx.AsyncClient, said: st
     )
 
 
+TWICE = {
+    "a field": (b'{"model": "m", "input": "a", "model": "m"}', "`model` is given twice.", "model"),
+    "with the same value": (b'{"input": "a", "input": "a", "model": "m"}', "`input` is given twice.", "input"),
+    "spelt otherwise": (rb'{"model": "m", "input": "a", "m\u006fdel": "m"}', "`model` is given twice.", "model"),
+    "in content": (b'{"model": "m", "input": {"text": "a", "text": "b"}}', "`input` has `text` twice.", "input"),
+    "in one of a list": (
+        b'{"model": "m", "input": ["text", {"text": "a"}, {"text": "a", "text": "b"}]}',
+        "`input[2]` has `text` twice.",
+        "input[2]",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "detail", "pointer"), TWICE.values(), ids=TWICE.keys())
+async def test_a_field_given_twice_is_named(client: httpx.AsyncClient, body: bytes, detail: str, pointer: str) -> None:
+    """Nobody can say which of the two was meant: 400 / 20015 with the name of the field, or of the item."""
+    answer = await client.post("/v1/embeddings", content=body)
+    assert answer.status_code == 400
+    assert answer.content == _bad_request(GENERIC + detail, pointer)
+
+
 OTHER_TYPES = [
     *("application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain", "text/json", "json", ""),
     *(

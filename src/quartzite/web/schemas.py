@@ -11,6 +11,7 @@ from quartzite.domain import Embedded, EmbeddingRequest, Encoding, Side
 from quartzite.errors import InvalidParameter
 from quartzite.postprocess.vectors import encode_base64
 from quartzite.preprocess.inputs import read_items
+from quartzite.web.json_body import refuse_crowd, refuse_repetition
 
 
 class EmbeddingsBody(msgspec.Struct):
@@ -29,8 +30,9 @@ _decoder = msgspec.json.Decoder(EmbeddingsBody)
 
 def read_request(body: bytes | bytearray, settings: RequestSettings) -> EmbeddingRequest:
     """Check the form of a request body; raises InvalidParameter or TooManyItems that name the field at fault."""
+    refuse_crowd(body)
     fields = _decode(body)
-    return EmbeddingRequest(
+    request = EmbeddingRequest(
         model=_model(fields.model),
         encoding=cast(Encoding, _choice("encoding_format", fields.encoding_format, ("float", "base64")) or "float"),
         dimensions=_dimensions(fields.dimensions),
@@ -38,6 +40,8 @@ def read_request(body: bytes | bytearray, settings: RequestSettings) -> Embeddin
         user=_user(fields.user),
         items=read_items(fields.input, settings),
     )
+    refuse_repetition(body, fields.input)
+    return request
 
 
 def write_answer(answer: Embedded) -> bytes:
