@@ -4,7 +4,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -61,6 +61,7 @@ async def fake_service(
     gate: Gate | None = None,
     clock: Callable[[], float] = time.monotonic,
     spans: "Spans | None" = None,
+    cors_origins: Sequence[str] = (),
 ) -> AsyncIterator[FakeService]:
     """Run a service on `engine` for the length of the `async with`."""
     engine = engine or FakeEngine()
@@ -74,7 +75,7 @@ async def fake_service(
         pipeline = Pipeline(models, gate or OpenGate(), requests, threads, clock)
         await batcher.start()
         try:
-            yield FakeService(build_app(pipeline, requests, metrics, spans), pipeline, engine, batcher)
+            yield FakeService(build_app(pipeline, requests, metrics, spans, cors_origins), pipeline, engine, batcher)
         finally:
             engine.release()
             await batcher.stop()

@@ -244,6 +244,21 @@ async def test_an_unknown_path_is_a_bare_string(client: httpx.AsyncClient, metho
     assert answer.content == b'"404 page not found"'
 
 
+@pytest.mark.parametrize(("path", "allowed"), [("/v1/embeddings", "OPTIONS, POST"), ("/health", "GET, HEAD, OPTIONS")])
+async def test_options_tells_the_methods(client: httpx.AsyncClient, path: str, allowed: str) -> None:
+    """OPTIONS is answered with the methods of the path, and nothing else."""
+    answer = await client.options(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert answer.headers["allow"] == allowed
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "TRACE", "PROPFIND", "HEAD", "FROB"])
+async def test_a_method_that_no_path_has_is_refused(client: httpx.AsyncClient, method: str) -> None:
+    """Methods that HTTP knows, and in process also one that it does not, are 405 on a known path, 404 elsewhere."""
+    assert (await client.request(method, "/v1/embeddings")).status_code == 405
+    assert (await client.request(method, "/v1/none")).status_code == 404
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [("GET", "/v1/embeddings", "POST"), ("POST", "/v1/models", "GET, HEAD"), ("DELETE", "/health", "GET, HEAD")],
@@ -321,5 +336,5 @@ async def test_the_allowed_methods_are_told_in_one_order() -> None:
     """The router keeps methods in a set; clients and caches see them sorted."""
     refusal = HTTPException(405, headers={"Allow": "POST, HEAD, GET"})
     with pytest.raises(MethodRefused) as raised:
-        await refuse_method(Request({"type": "http"}), refusal)
+        await refuse_method(Request({"type": "http", "method": "PUT"}), refusal)
     assert raised.value.allowed == "GET, HEAD, POST"

@@ -16,6 +16,7 @@ from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
+from quartzite.web.answering import Answering
 from quartzite.web.tracing import Traced
 from serving import CLASSIC, FakeService, RequestLog, fake_service, listening
 
@@ -153,6 +154,7 @@ async def test_an_answer_that_breaks_off_is_not_followed_by_another(request_log:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
-    await Traced(breaking, Metrics())({"type": "http", "method": "GET", "path": "/"}, receive, send)
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await Traced(Answering(breaking), Metrics())(scope, receive, send)
     assert [message["type"] for message in sent] == ["http.response.start"]
     assert (await request_log.next())["status"] == 200

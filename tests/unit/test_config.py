@@ -81,6 +81,14 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ({"models": [{"name": "a"}, {"name": "a"}]}, "models: the name 'a' is given twice"),
         ({"models": [{"name": ""}]}, "models[0].name: Expected `str` of length >= 1"),
         ({"requests": {"timeout_ms": 0}}, "requests.timeout_ms: Expected `int` >= 1"),
+        *[
+            (
+                {"server": {"cors_origins": ["https://example.org:8443", "null://x", "*", origin]}},
+                f"server.cors_origins: {origin!r} is no origin; write `*` or scheme, host and port alone, "
+                "as https://example.org",
+            )
+            for origin in ("example.org", "https://example.org/", "https://example.org/page", "HTTPS://x", "")
+        ],
     ],
 )
 def test_a_fault_is_named(overrides: dict[str, Any], told: str) -> None:

@@ -65,7 +65,8 @@ def web_app(service: Service, settings: Settings) -> "Starlette":
     """Return the ASGI application that serves `service` over HTTP."""
     from quartzite.web.app import build_app
 
-    return build_app(service.pipeline, settings.requests, service.metrics, service.spans)
+    origins = settings.server.cors_origins
+    return build_app(service.pipeline, settings.requests, service.metrics, service.spans, origins)
 
 
 def refusing_app(service: Service) -> "ASGIApp":

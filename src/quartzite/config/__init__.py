@@ -39,6 +39,10 @@ class ServerSettings(Section, frozen=True, kw_only=True):
         bool,
         Meta(description="Ask nobody for a key, although other machines are let in or there are keys in the database."),
     ] = False
+    cors_origins: Annotated[
+        tuple[str, ...],
+        Meta(description="Web pages that may call from a browser, such as `https://example.org`; `*` for all of them."),
+    ] = ()
     log_format: Annotated[LogFormat, Meta(description="`text` for people, `json` for machines.")] = "text"
     shutdown_grace_s: Annotated[
         Natural, Meta(description="How long running requests may go on after a stop signal, in seconds.")

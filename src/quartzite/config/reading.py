@@ -11,6 +11,8 @@ import msgspec
 from quartzite.config import Section, ServerSettings, Settings
 from quartzite.errors import InvalidConfig
 
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send it: no path, not even a slash
+
 S = TypeVar("S", bound=Section)
 
 
@@ -99,6 +101,11 @@ def _contradictions(settings: Settings) -> list[str]:
         faults.append("server.no_auth: nobody would be asked for the keys of access.api_keys; leave one of them out")
     if any(not re.fullmatch("[!-~]+", key) for key in settings.access.api_keys):
         faults.append("access.api_keys: a key must have printable ASCII characters only, at least one, and no space")
+    faults += [
+        f"server.cors_origins: {origin!r} is no origin; write `*` or scheme, host and port alone, as https://example.org"
+        for origin in settings.server.cors_origins
+        if not _ORIGIN.fullmatch(origin)
+    ]
     return faults + ([] if settings.keys_possible else _open_to_others(settings.server))
 
 

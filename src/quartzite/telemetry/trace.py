@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from quartzite.domain import Allowance, Timings
+from quartzite.errors import RequestFailure
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
 _PAIRS = tuple(first + second for first in _ALPHABET for second in _ALPHABET)
@@ -20,7 +21,8 @@ class Trace:
     `user` is what the client says of its own customers, and never logged. `items` and `tokens` are counts, never
     content; `timings` say where the time of an answered request went, up to `ready_s`, the moment of
     `time.perf_counter()` at which its vectors were there; `allowances`, by `requests` and `tokens`, are what the limits
-    of its caller leave, empty without limits.
+    of its caller leave, empty without limits. `status` is None until an answer begins to leave, `failure` says why
+    it is none of success.
     """
 
     id: str
@@ -31,6 +33,8 @@ class Trace:
     timings: Timings | None = None
     ready_s: float | None = None
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
+    status: int | None = None
+    failure: RequestFailure | None = None
 
 
 @dataclass(frozen=True, slots=True)

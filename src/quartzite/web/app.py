@@ -1,20 +1,24 @@
 """The routes of the service, put together. Builds nothing but the application itself."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from quartzite.config import RequestSettings
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
+from quartzite.web.answering import Answering
 from quartzite.web.embeddings import Embeddings
 from quartzite.web.failures import refuse_connection, refuse_method, refuse_path
+from quartzite.web.limits import LIMIT_HEADERS
 from quartzite.web.models import Models
 from quartzite.web.operations import Operations
-from quartzite.web.tracing import Traced
+from quartzite.web.tracing import TRACE_ID, Traced
 
 if TYPE_CHECKING:
     from quartzite.telemetry.spans import Spans
@@ -25,9 +29,13 @@ def build_app(
     settings: RequestSettings,
     metrics: Metrics,
     spans: "Spans | None" = None,
+    cors_origins: Sequence[str] = (),
     lifespan: Lifespan[Starlette] | None = None,
 ) -> Starlette:
-    """Return the ASGI application that serves `pipeline`; `lifespan` wraps its time of running."""
+    """Return the ASGI application that serves `pipeline`; `lifespan` wraps its time of running.
+
+    Pages of `cors_origins` may call it from a browser.
+    """
     models, operations = Models(pipeline.models), Operations(pipeline, metrics)
     app = Starlette(
         routes=[
@@ -38,7 +46,11 @@ def build_app(
             Route("/ready", operations.ready, methods=["GET"]),
             Route("/metrics", operations.metrics, methods=["GET"]),
         ],
-        middleware=[Middleware(Traced, metrics, lambda: pipeline.draining, spans)],
+        middleware=[
+            Middleware(Traced, metrics, lambda: pipeline.draining, spans),
+            *_cors(cors_origins),
+            Middleware(Answering),
+        ],
         exception_handlers={404: refuse_path, 405: refuse_method},
         lifespan=lifespan,
     )
@@ -48,4 +60,17 @@ def build_app(
 
 def build_refusal(metrics: Metrics) -> ASGIApp:
     """Return the application for connections that are too many: whatever they ask is 503, and they are closed."""
-    return Traced(refuse_connection, metrics, lambda: True)
+    return Traced(Answering(refuse_connection), metrics, lambda: True)
+
+
+def _cors(origins: Sequence[str]) -> Iterator[Middleware]:
+    """Yield what lets pages of `origins` call, send whatever headers they like, and read the ones that are told."""
+    if origins:
+        told = [TRACE_ID, *LIMIT_HEADERS, "retry-after", "x-should-retry"]
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=told,
+        )

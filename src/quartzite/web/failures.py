@@ -55,10 +55,13 @@ async def refuse_path(_request: Request, _refusal: Exception) -> NoReturn:
     raise PathNotFound
 
 
-async def refuse_method(_request: Request, refusal: Exception) -> NoReturn:
-    """Fail a request whose route takes other methods only; `refusal` is the router's own, with an Allow header."""
+async def refuse_method(request: Request, refusal: Exception) -> Response:
+    """Fail a request whose route takes other methods only, unless it asks for these; `refusal` is the router's own."""
     allowed: str = refusal.headers["Allow"]  # type: ignore[attr-defined]
-    raise MethodRefused(", ".join(sorted(allowed.split(", "))))
+    methods = sorted(allowed.split(", "))
+    if request.method == "OPTIONS":
+        return Response(status_code=204, headers={"Allow": ", ".join(sorted([*methods, "OPTIONS"]))})
+    raise MethodRefused(", ".join(methods))
 
 
 def _headers(failure: RequestFailure, status: int) -> dict[str, str] | None:

@@ -5,6 +5,10 @@ from collections.abc import Iterator, Mapping
 
 from quartzite.domain import Allowance
 
+LIMIT_HEADERS = tuple(
+    f"x-ratelimit-{name}-{unit}" for unit in ("requests", "tokens") for name in ("limit", "remaining", "reset")
+)
+
 
 def limit_headers(allowances: Mapping[str, Allowance]) -> Iterator[tuple[bytes, bytes]]:
     """Yield `x-ratelimit-limit-requests` and its kin for every unit, `requests` or `tokens`, that has a limit."""

@@ -1,6 +1,5 @@
-"""What every request gets whatever becomes of it: a trace id, an answer, and one line in the log."""
+"""What every request gets whatever becomes of it: a trace id, and one line in the log."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -10,28 +9,22 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from quartzite.domain import Timings
-from quartzite.errors import DatabaseDown, EngineFault, NotRecorded, RateLimited, RequestFailure, Stopping, wire_row
+from quartzite.errors import RateLimited, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.metrics import Metrics
 from quartzite.telemetry.trace import Ending, Trace, new_trace_id, w3c_trace_id
-from quartzite.web.failures import render
 from quartzite.web.limits import limit_headers
 
 if TYPE_CHECKING:
     from quartzite.telemetry.spans import Spans
 
 logger = logging.getLogger(__name__)
+TRACE_ID = "x-siliconcloud-trace-id"
 _SHOWN_CHARACTERS = 200
-_EVENTS = {
-    EngineFault: "engine fault",
-    NotRecorded: "a request could not be recorded",
-    DatabaseDown: "the database does not answer",
-}
-"""Failures of our own, whose causes are for the log only."""
 
 
 class Traced:
-    """The outermost layer of the service, plain ASGI; turns every failure into an answer and counts all answers.
+    """The outermost layer of the service, plain ASGI; counts all answers and gives each its trace id.
 
     While `closing` says so, connections are closed after their answer. Every request is told to `spans` as well,
     unless nobody wants them.
@@ -54,18 +47,9 @@ class Traced:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        visit = _Visit(scope, receive, send, self._closing)
+        visit = _Visit(scope, send, self._closing)
         try:
             await self._app(scope, receive, visit.send)
-        except RequestFailure as failure:
-            if event := _EVENTS.get(type(failure)):
-                logger.error(event, extra=fields(trace_id=visit.trace.id, cause=failure.__cause__))
-            await visit.fail(failure)
-        except asyncio.CancelledError:  # the service stops and has waited long enough
-            await visit.fail(Stopping())
-        except Exception:
-            logger.exception("unexpected failure", extra=fields(trace_id=visit.trace.id))
-            await visit.fail(EngineFault())
         finally:
             visit.end(self._metrics, self._spans)
 
@@ -79,31 +63,21 @@ def trace_of(request: Request) -> Trace:
 class _Visit:
     """One request under way: its trace, and what has been sent of its answer."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, closing: Callable[[], bool]) -> None:
+    def __init__(self, scope: Scope, send: Send, closing: Callable[[], bool]) -> None:
         self.trace = Trace(new_trace_id())
         self._started = time.perf_counter()
-        self._status: int | None = None
-        self._code: int | None = None
-        self._failure: RequestFailure | None = None
-        self._scope, self._receive, self._send, self._closing = scope, receive, send, closing
+        self._scope, self._send, self._closing = scope, send, closing
         scope.setdefault("state", {})["trace"] = self.trace
 
     async def send(self, message: Message) -> None:
         """Pass a part of the answer on, the trace id added to its headers."""
         if message["type"] == "http.response.start":
-            self._status = message["status"]
-            trace_id = (b"x-siliconcloud-trace-id", self.trace.id.encode("ascii"))
+            self.trace.status = message["status"]
+            trace_id = (TRACE_ID.encode("ascii"), self.trace.id.encode("ascii"))
             message["headers"] = [*message["headers"], trace_id, *limit_headers(self.trace.allowances)]
             if self._closing():
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)
-
-    async def fail(self, failure: RequestFailure) -> None:
-        """Answer with `failure`, unless another answer is on its way already."""
-        self._failure = failure
-        if self._status is None:
-            self._code = wire_row(failure).code
-            await render(failure)(self._scope, self._receive, self.send)
 
     def end(self, metrics: Metrics, spans: "Spans | None") -> None:
         """Count this request, record its spans, and write its one line of the log."""
@@ -111,9 +85,9 @@ class _Visit:
         seconds = ended_s - self._started
         route = self._scope.get("route")
         path: str = route.path if route else ""
-        metrics.request(path, self._status or 0, seconds, self.trace)
-        if isinstance(self._failure, RateLimited):
-            metrics.limit_hit(self.trace.model or "", self._failure.metric)
+        metrics.request(path, self.trace.status or 0, seconds, self.trace)
+        if isinstance(self.trace.failure, RateLimited):
+            metrics.limit_hit(self.trace.model or "", self.trace.failure.metric)
         headers: dict[bytes, bytes] = dict(self._scope.get("headers", ()))
         if spans:
             w3c = spans.request(self.trace, self._ending(path, ended_s), headers)
@@ -122,9 +96,9 @@ class _Visit:
         self._log(seconds, w3c)
 
     def _ending(self, route: str, ended_s: float) -> Ending:
-        failure = type(self._failure).__name__ if self._failure else None
+        failure = type(self.trace.failure).__name__ if self.trace.failure else None
         method, path = self._scope["method"], self._scope["path"]
-        return Ending(method, path, route, self._status, failure, self._started, ended_s)
+        return Ending(method, path, route, self.trace.status, failure, self._started, ended_s)
 
     def _log(self, seconds: float, w3c: str | None) -> None:
         """Write counts and times, no content."""
@@ -134,8 +108,8 @@ class _Visit:
             w3c_trace_id=w3c,
             method=self._scope["method"],
             path=self._scope["path"][:_SHOWN_CHARACTERS],
-            status=self._status,
-            code=self._code,
+            status=trace.status,
+            code=trace.failure and wire_row(trace.failure).code,
             model=trace.model and trace.model[:_SHOWN_CHARACTERS],
             items=trace.items,
             tokens=trace.tokens,
