@@ -81,6 +81,38 @@ async def test_the_connection_stays_usable_after_a_refusal() -> None:
         await writer.wait_closed()
 
 
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABk\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+OFFERS = {
+    "in one packet": [HEAD + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY],
+    "body apart": [HEAD + UPGRADE + b"Content-Length: %d\r\n\r\n" % len(BODY), BODY[:5], BODY[5:]],
+    "in chunks": [
+        HEAD + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n" + _chunk(BODY[:5]),
+        _chunk(BODY[5:]) + b"0\r\n\r\n",
+    ],
+}
+
+
+@pytest.mark.parametrize("parts", OFFERS.values(), ids=OFFERS.keys())
+async def test_a_client_that_offers_http_2_is_answered_in_http_1(url: httpx.URL, parts: list[bytes]) -> None:
+    """Java's client offers it with every request: the offer is passed over, the body read, and the connection kept."""
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    for _ in range(2):
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+            await asyncio.sleep(0)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert CLASSIC.encode() in await reader.readuntil(b'"usage":')
+        await reader.readuntil(b"}}")
+    writer.write(b"GET /health HTTP/1.1\r\n" + UPGRADE + b"\r\nGET /ready HTTP/1.1\r\n" + UPGRADE + b"\r\n")
+    await reader.readuntil(b'"status":"ok"')
+    await reader.readuntil(b'"status":"ready"')
+    writer.close()
+    await writer.wait_closed()
+
+
 class _Counting(OpenGate):
     """Tells when a request has been charged: next, and in the same step, it is put into the waiting room."""
 

@@ -7,9 +7,11 @@ answer can still be read.
 
 import asyncio
 import logging
+import sys
 from dataclasses import dataclass
 from typing import Any, cast
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quartzite.config import ServerSettings
@@ -55,6 +57,7 @@ class Protocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
         self._in_head = False
+        self._packet = b""
         self._unparsed = 0  # bytes since the last one that brought the request forward
         self._drained = 0
         self._failure: RequestFailure | None = None  # what is wrong with the bytes, found within the parser
@@ -76,8 +79,10 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what the client sent; none of it once the connection is being closed."""
         if not self.is_leaving:
+            self._packet = data
             self._unparsed += len(data)
             super().data_received(data)
+            self._packet = b""
             self._look_again()
 
     def _look_again(self) -> None:
@@ -139,6 +144,21 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for it
         """Refuse bytes that are no request."""
         self._refuse(self._failure or InvalidParameter("What was sent is no HTTP/1.1 request.", "request"))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Stay with HTTP/1.1, whatever a client offers: Java's offers HTTP/2 with every request.
+
+        The parser has given up at the end of the head, as if the rest were in that other protocol already.
+        """
+        (read,) = cast(httptools.HttpParserUpgrade, sys.exception()).args
+        self.parser = httptools.HttpRequestParser(_Resumed(self))
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        framing = [name + b": " + value for name, value in self.headers if name in _FRAMING]
+        self.cycle.more_body = True
+        self.parser.feed_data(b"\r\n".join([b"POST / HTTP/1.1", *(framing or [b"content-length: 0"]), b"", b""]))
+        self._packet = self._packet[read:]
+        if self._packet:
+            super().data_received(self._packet)
 
     def timeout_keep_alive_handler(self) -> None:
         """Close a connection that nothing has come on for long, or on which an answer has not been read."""
@@ -212,6 +232,35 @@ class Protocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self._linger()
+
+
+_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class _Resumed:
+    """What a parser calls that is told a head for the second time: nothing for this head, then all that uvicorn has."""
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+        self._told = False
+        self.on_body, self.on_message_complete = protocol.on_body, protocol.on_message_complete
+
+    def on_message_begin(self) -> None:
+        if self._told:
+            self._protocol.on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        if self._told:
+            self._protocol.on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._told:
+            self._protocol.on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._told:
+            self._protocol.on_headers_complete()
+        self._told = True
 
 
 class _Wire:
