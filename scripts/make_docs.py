@@ -12,63 +12,18 @@ from typing import Any, get_args, get_origin, get_type_hints
 import typer.main
 
 from quartzite.cli.main import app
-from quartzite.config import Section, Settings, explain
-from quartzite.errors import (
-    WIRE,
-    AccountDisabled,
-    AllowanceSpent,
-    ClientGone,
-    DatabaseDown,
-    DeadlineExceeded,
-    EngineFault,
-    HeadersTooLarge,
-    InvalidKey,
-    InvalidParameter,
-    InvalidToken,
-    LevelTooLow,
-    MethodRefused,
-    NotArrived,
-    NotRecorded,
-    Overloaded,
-    PathNotFound,
-    RateLimited,
-    RequestFailure,
-    StartFailure,
-    Stopping,
-    TooManyItems,
-    UnknownModel,
-)
+from quartzite.config import DEFAULT_MODEL, RequestSettings, Section, Settings, explain
+from quartzite.errors import WIRE, StartFailure
 from quartzite.telemetry.metrics import METRICS
+from quartzite.web.examples import EXAMPLES
 from quartzite.web.failures import render
+from quartzite.web.openapi import openapi
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 RESULTS = ROOT / "benchmarks" / "results" / "service.json"
 SPEED = "<!-- Made by `make docs` from benchmarks/results/service.json. -->", "<!-- End of what is made. -->"
 MADE = "<!-- Made by `make docs` from the code; change it there. -->"
-
-EXAMPLES: tuple[RequestFailure, ...] = (
-    InvalidParameter("`input[3]` is an empty string.", "input[3]"),
-    TooManyItems(33, 32),
-    UnknownModel("BAAI/bge-small"),
-    InvalidToken(),
-    InvalidKey(),
-    AccountDisabled(),
-    LevelTooLow("Qwen/Qwen3-Embedding-8B", 2, 0),
-    AllowanceSpent(1_000_000, 999_990, 16),
-    PathNotFound(),
-    MethodRefused("POST"),
-    NotArrived("body", 60.0),
-    HeadersTooLarge(65_536),
-    ClientGone(),
-    EngineFault(),
-    RateLimited("TPM", 12),
-    Overloaded(),
-    Stopping(),
-    NotRecorded(),
-    DatabaseDown(),
-    DeadlineExceeded(60.0),
-)
 
 
 def main() -> None:
@@ -190,6 +145,11 @@ def metrics_page() -> str:
         if metric.buckets:
             lines.append(f"- `{metric.name}`: {', '.join(f'{bound:g}' for bound in metric.buckets)}")
     return "\n".join([*lines, ""])
+
+
+def openapi_page() -> str:
+    """Return the OpenAPI document of a server with the settings as they come."""
+    return json.dumps(openapi(RequestSettings(), [DEFAULT_MODEL]), indent=1, ensure_ascii=False) + "\n"
 
 
 def cli_page() -> str:

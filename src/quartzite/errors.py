@@ -160,7 +160,10 @@ class AllowanceSpent(RequestFailure):
 
 
 class NotArrived(RequestFailure):
-    """The client took too long to send its request; `part` of it, headers or body, had not come in `timeout_s`."""
+    """The client took too long to send its request.
+
+    `part` says which part of it, headers or body, had not come after `timeout_s`.
+    """
 
     def __init__(self, part: str, timeout_s: float) -> None:
         super().__init__(f"Request timed out: its {part} had not arrived after {timeout_s:g} s.")

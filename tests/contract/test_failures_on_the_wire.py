@@ -11,6 +11,7 @@ from quartzite.errors import (
     AccountDisabled,
     AllowanceSpent,
     ClientGone,
+    DatabaseDown,
     DeadlineExceeded,
     EngineFault,
     HeadersTooLarge,
@@ -301,6 +302,10 @@ ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
     Stopping(): (
         503,
         b'{"code":50505,"message":"Model service is stopping. Please try again later.","data":""}',
+    ),
+    DatabaseDown(3): (
+        503,
+        b'{"code":50505,"message":"The database of the service does not answer. Please try again later.","data":""}',
     ),
     NotRecorded(): (
         503,

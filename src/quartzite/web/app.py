@@ -13,6 +13,7 @@ from quartzite.config import RequestSettings
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.answering import Answering
+from quartzite.web.documents import Documents
 from quartzite.web.embeddings import Embeddings
 from quartzite.web.failures import refuse_connection, refuse_method, refuse_path
 from quartzite.web.limits import LIMIT_HEADERS
@@ -37,6 +38,7 @@ def build_app(
     Pages of `cors_origins` may call it from a browser.
     """
     models, operations = Models(pipeline.models), Operations(pipeline, metrics)
+    documents = Documents(pipeline.models, settings)
     app = Starlette(
         routes=[
             Route("/v1/embeddings", Embeddings(pipeline, settings).create, methods=["POST"]),
@@ -45,6 +47,8 @@ def build_app(
             Route("/health", operations.health, methods=["GET"]),
             Route("/ready", operations.ready, methods=["GET"]),
             Route("/metrics", operations.metrics, methods=["GET"]),
+            Route("/openapi.json", documents.openapi, methods=["GET"]),
+            Route("/docs", documents.docs, methods=["GET"]),
         ],
         middleware=[
             Middleware(Traced, metrics, lambda: pipeline.draining, spans),
