@@ -85,8 +85,8 @@ async def fake_service(
 async def listening(app: ASGIApp, bounds: Bounds = _BOUNDS, **settings: Any) -> AsyncIterator[httpx.URL]:
     """Serve `app` with uvicorn on a free port; the steps of `Server.serve` without its polling loop and signals."""
     listener = socket.create_server(("127.0.0.1", 0))
-    protocol: Any = partial(Protocol, bounds=bounds)
-    config = uvicorn.Config(app, http=protocol, log_config=None, access_log=False, proxy_headers=False, **settings)
+    settings.setdefault("http", partial(Protocol, bounds=bounds))
+    config = uvicorn.Config(app, log_config=None, access_log=False, proxy_headers=False, **settings)
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)

@@ -148,8 +148,9 @@ async def test_one_too_many_that_says_nothing_makes_room_for_the_next() -> None:
         dribbling = await site.client()
         assert await silent.rest() == 0
         dribbling.send(embeddings()[:-5])
-        last = await site.client()
+        assert (await dribbling.answer())[0].startswith(b"HTTP/1.1 503 ")
         assert await dribbling.rest() == 0
+        last = await site.client()
         assert (await last.ask())[0].startswith(b"HTTP/1.1 503 ")
 
 

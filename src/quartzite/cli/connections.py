@@ -26,7 +26,11 @@ class Connections:
     """
 
     def __init__(
-        self, limit: int, refuse: ASGIApp, bounds: Bounds, clock: Callable[[], float] = time.monotonic
+        self,
+        limit: int,
+        refuse: ASGIApp,
+        clock: Callable[[], float] = time.monotonic,
+        bounds: Bounds = Bounds(),  # noqa: B008  frozen
     ) -> None:
         self._limit = limit
         self._bounds = bounds

@@ -20,8 +20,6 @@ from quartzite.errors import (
     wire_row,
 )
 
-_PASSED_BYTES = 1024 * 1024
-
 
 class JsonResponse(Response):
     """An answer whose content is JSON already, labelled as the service labels it."""
@@ -40,13 +38,8 @@ def render(failure: RequestFailure) -> JsonResponse:
     return JsonResponse(orjson.dumps(body), row.status, headers=_headers(failure, row.status))
 
 
-async def refuse_connection(_scope: Scope, receive: Receive, _send: Send) -> NoReturn:
-    """Fail a request on a connection that is to be closed, after its body: who still sends would not see the answer."""
-    passed, more = 0, True
-    while more and passed < _PASSED_BYTES:
-        message = await receive()
-        passed += len(message.get("body", b""))
-        more = message.get("more_body", False)
+async def refuse_connection(_scope: Scope, _receive: Receive, _send: Send) -> NoReturn:
+    """Fail a request on a connection that is to be closed."""
     raise Overloaded
 
 
