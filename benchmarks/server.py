@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -59,6 +60,7 @@ class Server:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread is at work meanwhile
             )
 
     def wait_for_vector(self) -> list[float]:
@@ -153,6 +155,11 @@ class OthersWatch:
         times = list(map(int, Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9]))
         busy = (sum(times) - times[3] - times[4]) / TICKS_PER_S
         return busy - self._measured_cpu_s() - time.process_time()
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the bench has ended, even if that was killed itself (Linux)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def cpu_s(pids: Iterable[int]) -> float:

@@ -195,21 +195,26 @@ def readme(results: Mapping[str, Any]) -> str:
 
 
 def plot(results: Mapping[str, Any], file: Path) -> None:
-    """Draw tokens per second of lists and requests per second of 64 clients, a panel a model, every round a dot."""
+    """Draw requests and tokens per second, a panel a model and workload, every round a dot."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    shown = [COLUMNS[2], COLUMNS[3]]
-    measured = results["measured"]
-    figure, panels = pyplot.subplots(len(measured), 2, figsize=(12, 2.8 * len(measured)), squeeze=False)
-    for row, (model, workloads) in zip(panels, measured.items(), strict=True):
-        for panel, column in zip(row, shown, strict=True):
-            _bars(panel, workloads, column)
-            panel.set_title(f"{SUBJECTS[model].name}: {column.title}", fontsize=9, loc="left")
+    shown = [(model, column) for model in results["measured"] for column in _drawn(results["measured"][model])]
+    rows = (len(shown) + 1) // 2
+    figure, panels = pyplot.subplots(rows, 2, figsize=(12, 2.8 * rows), squeeze=False)
+    for panel in panels.flat[len(shown) :]:
+        panel.set_axis_off()
+    for panel, (model, column) in zip(panels.flat, shown, strict=False):
+        _bars(panel, results["measured"][model], column)
+        panel.set_title(f"{SUBJECTS[model].name}: {column.title}", fontsize=9, loc="left")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
+
+
+def _drawn(workloads: Mapping[str, Any]) -> list[Column]:
+    return [column for column in (COLUMNS[2], COLUMNS[3], COLUMNS[5]) if column.workload in workloads]
 
 
 def _bars(panel: Any, workloads: Mapping[str, Any], column: Column) -> None:

@@ -1,6 +1,7 @@
 """The load generator of the benchmarks, against a real server on loopback."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -100,6 +101,14 @@ async def test_a_paced_load_does_not_wait_for_answers(echo: tuple[Echo, int]) ->
     load = await client.paced(port, [request()], per_second=1000, seconds=0.005)
     assert load.statuses() == {200: 5}
     assert load.latencies()[-1] >= 0.004  # the first waited from when it was due until after the last was
+
+
+async def test_a_wait_counts_from_when_the_request_was_due(echo: tuple[Echo, int]) -> None:
+    """A request that was due a hundred seconds ago has waited for as long, however quickly it is answered now."""
+    connection = client.Connection(echo[1])
+    answer = await connection.send(request(), due=time.perf_counter() - 100)
+    connection.close()
+    assert answer.seconds > 100
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1), (0.5, 5), (0.9, 9), (0.99, 10), (1.0, 10)])

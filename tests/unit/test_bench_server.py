@@ -4,12 +4,13 @@ import asyncio
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from client import closed
+from client import closed, run
 from server import FIRST, Command, OthersWatch, Server, ServerFailed, _stat, free_port
 
 ANSWERING = """
@@ -78,6 +79,32 @@ def test_work_of_others_is_noticed(server: Server) -> None:
     with OthersWatch(server.cpu_s) as watch:
         subprocess.run([sys.executable, "-c", "sum(range(10_000_000))"], check=True)
     assert watch.share > 0.5 / len(os.sched_getaffinity(0))
+
+
+def test_work_of_the_server_is_not_others(server: Server) -> None:
+    """Of two watches the one that knows the server's processor time finds less that is others'."""
+    server.wait_for_vector()
+    with OthersWatch(lambda: 0.0) as blind, OthersWatch(server.cpu_s) as watch:
+        run(closed(server.port, [FIRST], clients=1))
+    assert watch.share < blind.share
+
+
+def test_servers_end_with_a_bench_that_is_killed(tmp_path: Path) -> None:
+    """A bench that has no chance to end its servers does not leave them behind, frozen or not."""
+    script = (
+        "import sys, os, signal, pathlib, server\n"
+        "other = server.Server(server.Command(['sleep', '600'], {}), 1, pathlib.Path(sys.argv[1]))\n"
+        "other.freeze()\n"
+        "print(*other._pids(), flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    command = [sys.executable, "-c", script, str(tmp_path / "log")]
+    bench = subprocess.run(command, cwd=benchmarks, capture_output=True, text=True, check=False)
+    deadline = time.monotonic() + 10
+    while is_running(int(bench.stdout)) and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not is_running(int(bench.stdout))
 
 
 def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path) -> None:
