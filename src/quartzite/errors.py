@@ -84,10 +84,18 @@ class MissingExtra(StartFailure):
     """An optional part is not installed; the message holds the command that installs it."""
 
 
-class RequestFailure(QuartziteError):
-    """A request is answered with an error; `message` is for people, `pointer` names the place at fault (`input[3]`)."""
+WHOLE = "request"
+"""The place of a fault that is in no one field."""
 
-    def __init__(self, message: str, pointer: str = "") -> None:
+
+class RequestFailure(QuartziteError):
+    """A request is answered with an error; `message` is for people, `pointer` names the place at fault.
+
+    The place is a field or an item of it (`input[3]`), or WHOLE; it is never empty, for a client is known that takes an
+    empty `data` for an answer without vectors.
+    """
+
+    def __init__(self, message: str, pointer: str = WHOLE) -> None:
         super().__init__(message)
         self.message = message
         self.pointer = pointer
@@ -96,7 +104,7 @@ class RequestFailure(QuartziteError):
 class InvalidParameter(RequestFailure):
     """A field of the request has a value that cannot be taken."""
 
-    def __init__(self, detail: str, pointer: str = "") -> None:
+    def __init__(self, detail: str, pointer: str = WHOLE) -> None:
         super().__init__(f"The parameter is invalid. Please check again. {detail}", pointer)
 
 
@@ -183,7 +191,7 @@ class RateLimited(RequestFailure):
     that is larger than the whole limit.
     """
 
-    def __init__(self, metric: str, retry_after_s: int | None, detail: str = "", pointer: str = "") -> None:
+    def __init__(self, metric: str, retry_after_s: int | None, detail: str = "", pointer: str = WHOLE) -> None:
         super().__init__(f"Request was rejected due to rate limiting. Details:{metric} limit reached.{detail}", pointer)
         self.metric = metric
         self.retry_after_s = retry_after_s

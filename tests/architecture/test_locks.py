@@ -1,5 +1,6 @@
 """The locks hold what pyproject.toml asks for, and nothing that was left out on purpose."""
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -8,6 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
+LOCKS = ("serve.txt", "dev.txt", "clients.txt")
 NEVER_SERVED_WITH = ("torch", "transformers", "sentence-transformers", "triton", "pydantic", "pandas", "hf-xet")
 
 
@@ -40,6 +42,14 @@ def test_the_development_lock_extends_the_serving_lock() -> None:
     assert serving.items() < development.items()
 
 
+def test_clients_are_tested_against_what_is_served_with() -> None:
+    """Packages that the clients share with the server have its versions; neither PyTorch nor OpenVINO is among them."""
+    serving, clients = pins("serve.txt"), pins("clients.txt")
+    assert {name: clients[name] for name in serving.keys() & clients.keys()}.items() <= serving.items()
+    assert {"starlette", "msgspec", "litellm"} <= clients.keys()
+    assert not {"torch", "transformers", "openvino"} & clients.keys()
+
+
 def test_nothing_heavy_is_served_with() -> None:
     """Neither PyTorch nor anything of CUDA is in the serving lock."""
     names = pins("serve.txt").keys()
@@ -48,12 +58,21 @@ def test_nothing_heavy_is_served_with() -> None:
 
 def test_every_pin_is_verified() -> None:
     """Each pinned package has hashes, so that an index cannot slip in another file."""
-    for name in ("serve.txt", "dev.txt"):
+    for name in LOCKS:
         blocks = re.split(r"\n(?=[a-z0-9])", (REQUIREMENTS / name).read_text(encoding="utf-8"))
         assert [block for block in blocks if "==" in block and "--hash=sha256:" not in block] == []
 
 
 def test_locks_name_no_machine() -> None:
     """A lock is the same wherever it is made: no index, no path."""
-    for name in ("serve.txt", "dev.txt"):
+    for name in LOCKS:
         assert not re.findall(r"https?://|file:|--index|--find-links", (REQUIREMENTS / name).read_text("utf-8"))
+
+
+def test_the_lock_of_the_node_client_names_no_machine() -> None:
+    """Packages are known by version and hash; where they come from is the installer's business."""
+    packages = json.loads((ROOT / "tests/clients/node/package-lock.json").read_text("utf-8"))["packages"]
+    installed = {name: package for name, package in packages.items() if name}
+    assert installed
+    assert all(package["integrity"].startswith("sha512-") for package in installed.values())
+    assert not [name for name, package in installed.items() if "resolved" in package]

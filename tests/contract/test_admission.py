@@ -121,7 +121,8 @@ async def test_a_limit_that_is_reached_is_a_429_naming_it(
         answer = await office.post()
         assert answer.status_code == 429
         expected = (
-            f'{{"message":"Request was rejected due to rate limiting. Details:{metric} limit reached.","data":""}}'
+            f'{{"message":"Request was rejected due to rate limiting. Details:{metric} limit reached.",'
+            '"data":"request"}'
         )
         assert answer.content == expected.encode()
         unit = "requests" if metric.startswith("R") else "tokens"
@@ -219,7 +220,7 @@ async def test_a_spent_month_is_403_until_the_next_one() -> None:
         assert answer.status_code == 403
         assert answer.content == (
             b'{"code":30001,"message":"Sorry, your account balance is insufficient. 8 of the 10 tokens of this month '
-            b'are spent, and this request has 4.","data":""}'
+            b'are spent, and this request has 4.","data":"request"}'
         )
         office.today = datetime(2026, 2, 1, tzinfo=UTC)
         assert (await office.post("poor")).status_code == 200

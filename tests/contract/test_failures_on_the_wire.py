@@ -285,11 +285,11 @@ ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
     AllowanceSpent(100, 90, 16): (
         403,
         b'{"code":30001,"message":"Sorry, your account balance is insufficient. '
-        b'90 of the 100 tokens of this month are spent, and this request has 16.","data":""}',
+        b'90 of the 100 tokens of this month are spent, and this request has 16.","data":"request"}',
     ),
     RateLimited("TPM", 3): (
         429,
-        b'{"message":"Request was rejected due to rate limiting. Details:TPM limit reached.","data":""}',
+        b'{"message":"Request was rejected due to rate limiting. Details:TPM limit reached.","data":"request"}',
     ),
     PathNotFound(): (404, b'"404 page not found"'),
     MethodRefused("POST"): (405, b'"405 method not allowed, use POST"'),
@@ -297,23 +297,24 @@ ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
     HeadersTooLarge(100): (431, b'"431 request header fields too large, use at most 100 bytes"'),
     Overloaded(3): (
         503,
-        b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":""}',
+        b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":"request"}',
     ),
     Stopping(): (
         503,
-        b'{"code":50505,"message":"Model service is stopping. Please try again later.","data":""}',
+        b'{"code":50505,"message":"Model service is stopping. Please try again later.","data":"request"}',
     ),
     DatabaseDown(3): (
         503,
-        b'{"code":50505,"message":"The database of the service does not answer. Please try again later.","data":""}',
+        b'{"code":50505,"message":"The database of the service does not answer. Please try again later.",'
+        b'"data":"request"}',
     ),
     NotRecorded(): (
         503,
-        b'{"code":50505,"message":"The request could not be recorded. Please try again later.","data":""}',
+        b'{"code":50505,"message":"The request could not be recorded. Please try again later.","data":"request"}',
     ),
     DeadlineExceeded(2.5): (504, b'"Request timed out after 2.5 s. Please try again later."'),
     ClientGone(): (499, b'"client closed the connection"'),
-    EngineFault(): (500, b'{"code":50507,"message":"Request failed: Unknown error","data":""}'),
+    EngineFault(): (500, b'{"code":50507,"message":"Request failed: Unknown error","data":"request"}'),
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 from quartzite.engines.fake import FakeEngine
 from serving import CLASSIC, CUTTABLE, fake_service
 
-FAULT = b'{"code":50507,"message":"Request failed: Unknown error","data":""}'
+FAULT = b'{"code":50507,"message":"Request failed: Unknown error","data":"request"}'
 
 
 async def _post(client: httpx.AsyncClient, tokens: list[int]) -> httpx.Response:

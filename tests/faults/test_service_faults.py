@@ -38,7 +38,7 @@ async def test_a_bug_is_a_500_that_tells_nothing_and_a_stack_in_the_log(caplog: 
     async with fake_service(gate=_Broken()) as service, service.client() as client:
         answer = await client.post("/v1/embeddings", json=_body())
     assert answer.status_code == 500
-    assert answer.content == b'{"code":50507,"message":"Request failed: Unknown error","data":""}'
+    assert answer.content == b'{"code":50507,"message":"Request failed: Unknown error","data":"request"}'
     (logged,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "a secret of the inside" in caplog.text
     assert logged.fields == {"trace_id": answer.headers["x-siliconcloud-trace-id"]}
@@ -119,7 +119,7 @@ async def test_no_room_is_a_503_that_says_when_to_come_again() -> None:
         assert refused.result().status_code == 503
         assert refused.result().headers["retry-after"] == "1"
         assert refused.result().content == (
-            b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":""}'
+            b'{"code":50505,"message":"Model service overloaded. Please try again later.","data":"request"}'
         )
         service.engine.release()
         answered = {(await task).status_code for task in [computed, *waiting]}

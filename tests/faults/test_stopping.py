@@ -58,7 +58,7 @@ def test_while_running_requests_end_new_ones_are_told_503(tmp_path: Path) -> Non
     for answer in refused:
         assert answer.status_code == 503
         assert answer.content == (
-            b'{"code":50505,"message":"Model service is stopping. Please try again later.","data":""}'
+            b'{"code":50505,"message":"Model service is stopping. Please try again later.","data":"request"}'
         )
         assert answer.headers["retry-after"] == "1"
     assert (ready.status_code, ready.json()["status"]) == (503, "stopping")

@@ -10,7 +10,7 @@ from quartzite.admission.authenticate import Principal
 from quartzite.admission.windows import Count, Windows
 from quartzite.config import LevelSettings
 from quartzite.domain import Allowance, EmbeddingRequest
-from quartzite.errors import RateLimited
+from quartzite.errors import WHOLE, RateLimited
 
 Unit = Literal["requests", "tokens"]
 Allowances = MutableMapping[str, Allowance]
@@ -102,7 +102,7 @@ def _note(left: Allowances, limit: Limit, count: Count) -> None:
 
 def _refusal(limit: Limit, wait_s: int) -> RateLimited:
     whose = " That is the limit of this user." if limit.per_user else ""
-    return RateLimited(limit.metric, wait_s, whose, "user" if limit.per_user else "")
+    return RateLimited(limit.metric, wait_s, whose, "user" if limit.per_user else WHOLE)
 
 
 def _too_large(limit: Limit, amount: int) -> RateLimited:
