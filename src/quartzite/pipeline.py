@@ -56,6 +56,10 @@ class Pipeline:
         """Let `caller` in for the length of the `async with`, at whose end is recorded what became of its request."""
         return visit(self._gate, caller, trace, self._clock)
 
+    async def admit(self, caller: Caller) -> None:
+        """Let `caller` ask what is here, uncounted; raises a RequestFailure for who may not come in."""
+        await self._gate.admit(caller)
+
     async def embed(self, request: EmbeddingRequest, permit: Permit, timeout_s: float = math.inf) -> Embedded:
         """Answer one request; raises a RequestFailure that says why not, and drops all its work when cancelled.
 

@@ -57,6 +57,16 @@ class _Office:
         return await self.client.post("/v1/embeddings", json=body, headers=headers)
 
 
+@pytest.mark.parametrize("path", ["/v1/models", f"/v1/models/{CLASSIC}"])
+async def test_the_models_are_told_to_holders_of_keys_only(path: str) -> None:
+    """Clients try their key on the list of models: a wrong one is refused there too, and nothing is counted."""
+    async with _Office(LevelSettings(level=0, requests_per_minute=1)).open() as office:
+        for key, status in [("alice", 200), ("alice", 200), ("eve", 401), ("shut", 403), (None, 401)]:
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            assert (await office.client.get(path, headers=headers)).status_code == status
+        assert office.book == []
+
+
 REFUSALS = {
     "no key": (None, CLASSIC, 401, b'"Invalid token"'),
     "two words": ("Bearer alice", CLASSIC, 401, b'"Invalid token"'),

@@ -37,7 +37,7 @@ def build_app(
 
     Pages of `cors_origins` may call it from a browser.
     """
-    models, operations = Models(pipeline.models), Operations(pipeline, metrics)
+    models, operations = Models(pipeline), Operations(pipeline, metrics)
     documents = Documents(pipeline.models, settings)
     app = Starlette(
         routes=[

@@ -4,13 +4,12 @@ import time
 
 from starlette.requests import Request
 
-from quartzite.admission.gate import Caller
 from quartzite.config import RequestSettings
 from quartzite.errors import Stopping
 from quartzite.pipeline import Pipeline
 from quartzite.web.connection import Bodies, while_connected
 from quartzite.web.failures import JsonResponse
-from quartzite.web.headers import check_content, read_timeout_s
+from quartzite.web.headers import check_content, read_caller, read_timeout_s
 from quartzite.web.schemas import read_request, write_answer
 from quartzite.web.tracing import trace_of
 
@@ -26,8 +25,7 @@ class Embeddings:
     async def create(self, http: Request) -> JsonResponse:
         """Answer one request; what it asks for is dropped when its client leaves, and no body is read for strangers."""
         trace, too_late = trace_of(http), self._pipeline.draining
-        caller = Caller(http.headers.get("authorization"), trace.id, http.client.host if http.client else None)
-        async with self._pipeline.visit(caller, trace) as permit:
+        async with self._pipeline.visit(read_caller(http), trace) as permit:
             check_content(http.headers)
             timeout_s = read_timeout_s(http.headers)
             with self._bodies.room() as room:

@@ -4,8 +4,11 @@ import math
 import re
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 
+from quartzite.admission.gate import Caller
 from quartzite.errors import InvalidParameter
+from quartzite.web.tracing import trace_of
 
 _JSON = re.compile(r"application/(json|[a-z0-9!#$&^_.-]+\+json)")
 TIMEOUT = "x-request-timeout-ms"
@@ -37,6 +40,12 @@ def _is_json(content_type: str) -> bool:
 
 def _shown(value: str) -> str:
     return (value if len(value) <= 100 else value[:100] + "...") or "an empty one"
+
+
+def read_caller(http: Request) -> Caller:
+    """Return who asks."""
+    address = http.client.host if http.client else None
+    return Caller(http.headers.get("authorization"), trace_of(http).id, address)
 
 
 def read_timeout_s(headers: Headers) -> float:

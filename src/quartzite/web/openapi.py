@@ -10,10 +10,14 @@ import orjson
 from quartzite import __version__
 from quartzite.config import DEFAULT_MODEL, RequestSettings
 from quartzite.errors import (
+    AccountDisabled,
     ClientGone,
+    DatabaseDown,
     EngineFault,
     HeadersTooLarge,
+    InvalidKey,
     InvalidParameter,
+    InvalidToken,
     MethodRefused,
     NotArrived,
     PathNotFound,
@@ -27,7 +31,7 @@ from quartzite.web.tracing import TRACE_ID
 
 Json = dict[str, Any]
 
-ANYWHERE = (InvalidParameter, NotArrived, HeadersTooLarge, EngineFault)
+ANYWHERE: tuple[type[RequestFailure], ...] = (InvalidParameter, NotArrived, HeadersTooLarge, EngineFault)
 """What any request may fail with, were it only for the bytes in which it came."""
 NOT_WHEN_EMBEDDING = (MethodRefused, ClientGone)
 _SCHEMAS = {"object": "Failure", "object without code": "FailureWithoutCode", "string": "FailureText"}
@@ -66,7 +70,11 @@ def _failures(path: str) -> list[RequestFailure]:
     """Return an example of everything that a request for `path` may fail with."""
     if path == "/v1/embeddings":
         return [failure for failure in EXAMPLES if not isinstance(failure, NOT_WHEN_EMBEDDING)]
-    kinds = (*ANYWHERE, PathNotFound) if "{" in path else ANYWHERE
+    kinds = ANYWHERE
+    if path.startswith("/v1/models"):
+        kinds += (InvalidToken, InvalidKey, AccountDisabled, DatabaseDown)
+    if "{" in path:
+        kinds += (PathNotFound,)
     return [failure for failure in EXAMPLES if isinstance(failure, kinds)]
 
 
