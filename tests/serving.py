@@ -103,9 +103,10 @@ async def exchange(url: httpx.URL, *parts: bytes) -> tuple[bytes, bytes]:
     for part in parts:
         writer.write(part)
         await writer.drain()
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
-    body = await reader.readexactly(int(length.split(b":")[1]))
+    async with asyncio.timeout(20):
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        body = await reader.readexactly(int(length.split(b":")[1]))
     writer.close()
     await writer.wait_closed()
     return head, body

@@ -89,6 +89,10 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             )
             for origin in ("example.org", "https://example.org/", "https://example.org/page", "HTTPS://x", "")
         ],
+        (
+            {"requests": {"max_body_bytes": 100, "max_bodies_bytes": 99}},
+            "requests.max_bodies_bytes: 99 bytes leave no room for one body of requests.max_body_bytes (100)",
+        ),
     ],
 )
 def test_a_fault_is_named(overrides: dict[str, Any], told: str) -> None:

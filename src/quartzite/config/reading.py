@@ -106,6 +106,12 @@ def _contradictions(settings: Settings) -> list[str]:
         for origin in settings.server.cors_origins
         if not _ORIGIN.fullmatch(origin)
     ]
+    requests = settings.requests
+    if requests.max_bodies_bytes < requests.max_body_bytes:
+        faults.append(
+            f"requests.max_bodies_bytes: {requests.max_bodies_bytes} bytes leave no room for one body of "
+            f"requests.max_body_bytes ({requests.max_body_bytes})"
+        )
     return faults + ([] if settings.keys_possible else _open_to_others(settings.server))
 
 

@@ -119,6 +119,9 @@ LIMIT_STORE_FAILURES = Metric(
 LEDGER_LAG_SECONDS = Metric(
     "quartzite_ledger_lag_seconds", "gauge", "How long the eldest row not yet committed to the ledger has waited.", ()
 )
+BODY_BYTES = Metric(
+    "quartzite_body_bytes", "gauge", "Bytes of the bodies of all requests under way, as far as they have arrived.", ()
+)
 CONNECTIONS = Metric("quartzite_connections", "gauge", "Open connections of clients, idle ones included.", ())
 BUILD_INFO = Metric("quartzite_build_info", "gauge", "1, labelled with the version that runs.", ("version",))
 
@@ -185,6 +188,10 @@ class Metrics:
     def watch_ledger(self, lag_s: Callable[[], float]) -> None:
         """Ask `lag_s` at every scrape, on a thread, how long in seconds the eldest row has waited to be committed."""
         self._collectors[LEDGER_LAG_SECONDS].set_function(lag_s)
+
+    def watch_bodies(self, size: Callable[[], int]) -> None:
+        """Ask `size` at every scrape, on a thread, how many bytes of bodies are held."""
+        self._collectors[BODY_BYTES].set_function(size)
 
     def watch_connections(self, count: Callable[[], int]) -> None:
         """Ask `count` at every scrape, on a thread, how many connections there are."""

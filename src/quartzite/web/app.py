@@ -13,6 +13,7 @@ from quartzite.config import RequestSettings
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.answering import Answering
+from quartzite.web.connection import Bodies
 from quartzite.web.documents import Documents
 from quartzite.web.embeddings import Embeddings
 from quartzite.web.failures import refuse_connection, refuse_method, refuse_path
@@ -37,11 +38,13 @@ def build_app(
 
     Pages of `cors_origins` may call it from a browser.
     """
+    bodies = Bodies(settings)
+    metrics.watch_bodies(lambda: bodies.held_bytes)
     models, operations = Models(pipeline), Operations(pipeline, metrics)
     documents = Documents(pipeline.models, settings)
     app = Starlette(
         routes=[
-            Route("/v1/embeddings", Embeddings(pipeline, settings).create, methods=["POST"]),
+            Route("/v1/embeddings", Embeddings(pipeline, settings, bodies).create, methods=["POST"]),
             Route("/v1/models", models.list, methods=["GET"]),
             Route("/v1/models/{name:path}", models.retrieve, methods=["GET"]),
             Route("/health", operations.health, methods=["GET"]),

@@ -19,7 +19,7 @@ class Bodies:
 
     def __init__(self, settings: RequestSettings) -> None:
         self.settings = settings
-        self._held_bytes = 0
+        self.held_bytes = 0
 
     @contextmanager
     def room(self) -> Iterator["BodyRoom"]:
@@ -28,13 +28,13 @@ class Bodies:
         try:
             yield room
         finally:
-            self._held_bytes -= room.held_bytes
+            self.held_bytes -= room.held_bytes
 
     def take(self, size: int) -> None:
         """Make room for so many bytes more; raises Overloaded when there is none."""
-        if self._held_bytes + size > self.settings.max_bodies_bytes:
+        if self.held_bytes + size > self.settings.max_bodies_bytes:
             raise Overloaded
-        self._held_bytes += size
+        self.held_bytes += size
 
 
 class BodyRoom:

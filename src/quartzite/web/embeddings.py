@@ -17,10 +17,10 @@ from quartzite.web.tracing import trace_of
 class Embeddings:
     """The endpoint of embeddings."""
 
-    def __init__(self, pipeline: Pipeline, settings: RequestSettings) -> None:
+    def __init__(self, pipeline: Pipeline, settings: RequestSettings, bodies: Bodies) -> None:
         self._pipeline = pipeline
         self._settings = settings
-        self._bodies = Bodies(settings)
+        self._bodies = bodies
 
     async def create(self, http: Request) -> JsonResponse:
         """Answer one request; what it asks for is dropped when its client leaves, and no body is read for strangers."""
