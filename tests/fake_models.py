@@ -1,18 +1,31 @@
 """Model folders without weights, and the engine that stands for them where a whole service is built from settings."""
 
+import threading
 from pathlib import Path
 
 import model_folders
 from quartzite.bootstrap.models import EngineSource
 from quartzite.config import CacheSettings, EngineSettings, ModelSettings, Settings
 from quartzite.engines.fake import FakeEngine
+from quartzite.errors import ModelRefused
 from quartzite.registry.card import ModelCard
 from serving import WORDPIECE
 
+let_go = threading.Event()
+built: list[FakeEngine] = []
+"""The engines that were loaded, to be cleared by tests that look at them."""
+
 
 def load(card: ModelCard, settings: EngineSettings, cache: Path) -> FakeEngine:
-    """Return an engine of the card's size."""
-    return FakeEngine(dimensions=card.dimensions)
+    """Return an engine of the card's size; a folder called `refused` or `broken` fails, `slow` waits for `let_go`."""
+    if card.folder.name == "slow":
+        let_go.wait()
+    if card.folder.name == "refused":
+        raise ModelRefused("no such graph")
+    if card.folder.name == "broken":
+        raise RuntimeError("a bug")
+    built.append(FakeEngine(dimensions=card.dimensions))
+    return built[-1]
 
 
 SOURCE = EngineSource("fake_models:load", "nothing", "nothing")

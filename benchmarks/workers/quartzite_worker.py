@@ -41,7 +41,10 @@ class Worker:
         )
         begun = time.perf_counter()
         self._service = self._loop.run_until_complete(self._stack.enter_async_context(running(settings)))
-        return {"load_s": time.perf_counter() - begun, "how": self._service.models[0].arithmetic}
+        return {
+            "load_s": time.perf_counter() - begun,
+            "how": next(iter(self._service.models.loaded.values())).arithmetic,
+        }
 
     def encode(self, texts: list[str], with_vectors: bool = False) -> dict[str, Any]:
         """Embed all `texts`, sent at once as lists of 32."""

@@ -133,11 +133,12 @@ class MicroBatchRun:
     failed: bool
 
 
-ModelState = Literal["healthy", "degraded", "failing", "lost", "broken", "stopped"]
+ModelState = Literal["healthy", "degraded", "failing", "lost", "broken", "stopped", "loading", "unloading"]
 """How a model is.
 
 `healthy` it answers; `degraded` it answers with fewer streams than it has; `failing` its engine failed on everything
-lately; `lost` every stream hangs in the engine; `broken` its scheduling failed; `stopped` it accepts no requests.
+lately; `lost` every stream hangs in the engine; `broken` its scheduling failed; `stopped` it accepts no requests;
+`loading` it is not served yet; `unloading` it is served no more, and answers the requests that it has.
 """
 MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
 

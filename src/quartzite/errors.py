@@ -18,13 +18,17 @@ Knows nobody. The tree:
         ├── UnknownModel            400 / 20012
         ├── InvalidToken            401
         ├── InvalidKey              401
+        ├── InvalidAdminToken       401
         ├── AccountDisabled         403
         ├── LevelTooLow             403
         ├── AllowanceSpent          403 / 30001
         ├── PathNotFound            404
+        ├── NoSuchRecord            404
         ├── MethodRefused           405
         ├── NotArrived              408
         ├── HeadersTooLarge         431
+        ├── Conflict                409
+        ├── ModelNotLoaded          422
         ├── RateLimited             429
         ├── Overloaded              503 / 50505
         ├── Stopping                503 / 50505
@@ -141,6 +145,13 @@ class InvalidKey(RequestFailure):
         super().__init__("Api key is invalid")
 
 
+class InvalidAdminToken(RequestFailure):
+    """A path under /admin was asked for without the admin token."""
+
+    def __init__(self) -> None:
+        super().__init__("Admin token is invalid")
+
+
 class AccountDisabled(RequestFailure):
     """The account of the key has been shut out."""
 
@@ -202,6 +213,18 @@ class PathNotFound(RequestFailure):
 
     def __init__(self) -> None:
         super().__init__("404 page not found")
+
+
+class NoSuchRecord(RequestFailure):
+    """The admin API was asked for an account, key, request or model that is not there."""
+
+
+class Conflict(RequestFailure):
+    """The admin API was asked for what cannot be now: a name that is taken, a model that is loading."""
+
+
+class ModelNotLoaded(RequestFailure):
+    """A model that the admin API was asked to load cannot be served; the message says why, for the operator."""
 
 
 class MethodRefused(RequestFailure):
@@ -284,13 +307,17 @@ WIRE: Mapping[type[RequestFailure], WireRow] = {
     UnknownModel: WireRow(400, 20012, "object", retryable=False),
     InvalidToken: WireRow(401, None, "string", retryable=False),
     InvalidKey: WireRow(401, None, "string", retryable=False),
+    InvalidAdminToken: WireRow(401, None, "string", retryable=False),
     AccountDisabled: WireRow(403, None, "string", retryable=False),
     LevelTooLow: WireRow(403, None, "string", retryable=False),
     AllowanceSpent: WireRow(403, 30001, "object", retryable=False),
     PathNotFound: WireRow(404, None, "string", retryable=False),
+    NoSuchRecord: WireRow(404, None, "object without code", retryable=False),
     MethodRefused: WireRow(405, None, "string", retryable=False),
     NotArrived: WireRow(408, None, "string", retryable=True),
     HeadersTooLarge: WireRow(431, None, "string", retryable=False),
+    Conflict: WireRow(409, None, "object without code", retryable=False),
+    ModelNotLoaded: WireRow(422, None, "object without code", retryable=False),
     RateLimited: WireRow(429, None, "object without code", retryable=True),
     Overloaded: WireRow(503, 50505, "object", retryable=True),
     Stopping: WireRow(503, 50505, "object", retryable=True),

@@ -3,13 +3,14 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field
 
 from quartzite.admission.gate import Caller, Gate, Permit
 from quartzite.admission.visit import visit
+from quartzite.batching.uses import Uses
 from quartzite.batching.worker import Batcher
 from quartzite.config import RequestSettings
 from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings
@@ -28,6 +29,7 @@ class ServedModel:
     card: ModelCard
     tokeniser: Tokeniser
     batcher: Batcher
+    uses: Uses = field(default_factory=Uses)
 
 
 class Pipeline:
@@ -67,25 +69,28 @@ class Pipeline:
         """
         timeout_s = min(timeout_s, self._timeout_s)
         deadline = self._clock() + timeout_s
-        model = self._find(request)
-        await self._gate.count(permit, request)
-        check_dimensions(request.dimensions, model.card)
         try:
-            encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
-            tokens = sum(item.tokens for item in encoded)
-            await self._gate.charge(permit, request, tokens)
-            ran = await model.batcher.embed(encoded, deadline)
+            with self._in_use(request) as model:
+                await self._gate.count(permit, request)
+                check_dimensions(request.dimensions, model.card)
+                encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
+                tokens = sum(item.tokens for item in encoded)
+                await self._gate.charge(permit, request, tokens)
+                ran = await model.batcher.embed(encoded, deadline)
         except DeadlineExceeded:  # told is the whole time that was given, not what was left of it somewhere
             raise DeadlineExceeded(timeout_s) from None
         vectors = finish(ran.vectors, request.dimensions)
         timings = Timings(tokenise_s, ran.queue_s, ran.engine_s)
         return Embedded(request.model, vectors, request.encoding, tokens, timings)
 
-    def _find(self, request: EmbeddingRequest) -> ServedModel:
+    @contextmanager
+    def _in_use(self, request: EmbeddingRequest) -> Iterator[ServedModel]:
+        """Give the model of `request`, which goes on answering it to the end although it may be withdrawn meanwhile."""
         model = self.models.get(request.model)
         if model is None:
             raise UnknownModel(request.model)
-        return model
+        with model.uses:
+            yield model
 
     async def _tokenise(
         self, tokeniser: Tokeniser, request: EmbeddingRequest, deadline: float

@@ -68,7 +68,7 @@ async def test_a_model_is_loaded_served_and_closed(settings: Settings) -> None:
     async with running(settings, SOURCE) as service:
         answer = await service.pipeline.embed(request("first"), Permit(Caller(None, "t")))
         assert answer.vectors.shape == (1, 32)
-        (loaded,) = service.models
+        (loaded,) = service.models.loaded.values()
         assert (loaded.card.name, loaded.arithmetic) == ("first", built[0].arithmetic)
         assert built[0].closings == 0
     assert built[0].closings == 1

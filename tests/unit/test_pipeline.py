@@ -1,5 +1,7 @@
 """The order of the steps of one request, and the line it leaves in the log."""
 
+import asyncio
+
 import httpx
 import pytest
 
@@ -155,3 +157,33 @@ async def test_what_a_client_makes_up_is_logged_in_short(client: httpx.AsyncClie
     assert len((await request_log.next())["path"]) == 200
     await client.post("/v1/embeddings", json={"model": "m" * 5000, "input": "a"})
     assert len((await request_log.next())["model"]) == 200
+
+
+@pytest.mark.parametrize("step", ["count", "charge"])
+async def test_a_model_is_in_use_from_when_it_is_found_to_when_it_has_answered(step: str) -> None:
+    """A request that waits at the gate keeps its model, so that withdrawing it takes no answer away."""
+    entered, go_on = asyncio.Event(), asyncio.Event()
+
+    class Waiting(_Noting):
+        async def count(self, permit: Permit, request: EmbeddingRequest) -> None:
+            await self._wait("count")
+
+        async def charge(self, permit: Permit, request: EmbeddingRequest, tokens: int) -> None:
+            await self._wait("charge")
+
+        async def _wait(self, here: str) -> None:
+            if here == step:
+                entered.set()
+                await go_on.wait()
+
+    async with fake_service(gate=Waiting()) as service:
+        uses = service.pipeline.models[CLASSIC].uses
+        await uses.ended()
+        answering = asyncio.create_task(service.pipeline.embed(REQUEST, PERMIT))
+        await entered.wait()
+        ended = asyncio.create_task(uses.ended())
+        await asyncio.sleep(0)
+        assert not ended.done()
+        go_on.set()
+        await answering
+        await ended

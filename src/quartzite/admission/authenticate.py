@@ -59,10 +59,9 @@ class Authenticator:
 
     async def principal(self, authorization: str | None) -> Principal:
         """Return whose key stands in the header; raises InvalidToken, InvalidKey or AccountDisabled."""
-        bearer = _BEARER.fullmatch(authorization or "")
-        if bearer is None:
+        secret = secret_in(authorization)
+        if secret is None:
             raise InvalidToken
-        secret = bearer[1]
         digest = _digest(secret)
         # All are compared: the time it takes says nothing of which one was right.
         if any([hmac.compare_digest(digest, known) for known in self._digests]):
@@ -81,6 +80,12 @@ class Authenticator:
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
         return await remembered.get(lambda: asyncio.to_thread(find, secret))
+
+
+def secret_in(authorization: str | None) -> str | None:
+    """Return the secret of an Authorization header, None unless it is `Bearer` and one secret."""
+    bearer = _BEARER.fullmatch(authorization or "")
+    return bearer[1] if bearer else None
 
 
 def _digest(secret: str) -> bytes:

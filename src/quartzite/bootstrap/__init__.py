@@ -9,9 +9,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from quartzite.admission.gate import KeyedGate, OpenGate
+from quartzite.admission.gate import Gate, KeyedGate, OpenGate
 from quartzite.bootstrap.access import build_gate
-from quartzite.bootstrap.models import OPENVINO, EngineSource, Loaded, Loading, engine_loader
+from quartzite.bootstrap.models import OPENVINO, EngineSource, ServedModels, engine_loader
 from quartzite.config import Settings
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.types import ASGIApp
 
+    from quartzite.storage.records import Records
     from quartzite.telemetry.spans import Spans
 
 
@@ -28,10 +29,11 @@ class Service:
     """All that answers requests; `asks_for_keys` says whether callers need one now."""
 
     pipeline: Pipeline
-    models: tuple[Loaded, ...]
+    models: ServedModels
     metrics: Metrics
     asks_for_keys: bool = False
     spans: "Spans | None" = None
+    records: "Records | None" = None
 
 
 @asynccontextmanager
@@ -52,21 +54,30 @@ async def running(
         tokenising = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "tokenise"))
         metrics = Metrics()
         spans = await _spans(stack) if settings.telemetry.spans else None
-        levels = {model.name: model.level for model in settings.models if model.level}
-        gate = await build_gate(settings, levels, metrics, stack, clock) if guarded else None
-        loading = Loading(settings, engine_loader(source), progress, stack, metrics)
-        served = {model.name: await loading.serve(model) for model in settings.models}
-        pipeline = Pipeline(served, gate or OpenGate(), settings.requests, tokenising)
-        asks_for_keys = gate is not None and isinstance(await gate.current(), KeyedGate)
-        yield Service(pipeline, tuple(loading.loaded), metrics, asks_for_keys, spans)
+        models = ServedModels(settings, engine_loader(source), metrics)
+        gate: Gate = OpenGate()
+        records, asks_for_keys = None, False
+        if guarded:
+            gate, database = await build_gate(settings, models.levels, metrics, stack, clock)
+            records, asks_for_keys = await database.get(), isinstance(await gate.current(), KeyedGate)
+        stack.push_async_callback(models.close)
+        for model in settings.models:
+            await models.load(model, progress)
+        pipeline = Pipeline(models.served, gate, settings.requests, tokenising)
+        yield Service(pipeline, models, metrics, asks_for_keys, spans, records)
 
 
 def web_app(service: Service, settings: Settings) -> "Starlette":
     """Return the ASGI application that serves `service` over HTTP."""
     from quartzite.web.app import build_app
 
+    admin = None
+    if settings.admin.token and service.records:
+        from quartzite.web.admin import Admin
+
+        admin = Admin(settings.admin.token, service.records, service.models)
     origins = settings.server.cors_origins
-    return build_app(service.pipeline, settings.requests, service.metrics, service.spans, origins)
+    return build_app(service.pipeline, settings.requests, service.metrics, service.spans, origins, admin)
 
 
 def refusing_app(service: Service) -> "ASGIApp":

@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from quartzite.admission.allowance import MonthlyAllowance
@@ -13,21 +12,12 @@ from quartzite.admission.gate import Gate, KeyedGate, OpenGate, RecordingGate
 from quartzite.admission.late import Found, LateGate
 from quartzite.admission.limits import Limits
 from quartzite.admission.windows import LocalWindows, Windows
-from quartzite.config import Settings, StorageSettings
+from quartzite.config import Settings
 from quartzite.errors import StartFailure
 from quartzite.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
-    from quartzite.storage.keys import Keys
-    from quartzite.storage.ledger import Ledger
-
-
-@dataclass(frozen=True, slots=True)
-class Records:
-    """What is kept in an open database."""
-
-    keys: "Keys"
-    ledger: "Ledger"
+    from quartzite.storage.records import Records
 
 
 async def build_gate(
@@ -36,21 +26,21 @@ async def build_gate(
     metrics: Metrics,
     stack: AsyncExitStack,
     clock: Callable[[], float],
-) -> LateGate:
-    """Build the gate that keys and database call for, now and later; `stack` closes what it needs.
+) -> tuple[LateGate, "LateDatabase"]:
+    """Build the gate that keys and database call for, now and later, and that database; `stack` closes what they need.
 
     Raises StartFailure where other machines are let in and nobody could have a key.
     """
     # What is opened later is closed where it would be had it been opened now: after the models.
     late = await stack.enter_async_context(AsyncExitStack())
-    database = _LateDatabase(settings.storage, metrics, late)
+    database = LateDatabase(settings, metrics, late)
     access = _Access(
         settings, model_levels, database, Limits(settings.levels, _windows(settings, metrics, stack)), clock
     )
     await access.refuse_a_start_for_nobody()
     gate = LateGate(access.look, clock)
     await gate.current()
-    return gate
+    return gate, database
 
 
 class _Access:
@@ -60,7 +50,7 @@ class _Access:
         self,
         settings: Settings,
         model_levels: Mapping[str, int],
-        database: "_LateDatabase",
+        database: "LateDatabase",
         limits: Limits,
         clock: Callable[[], float],
     ) -> None:
@@ -73,7 +63,7 @@ class _Access:
     async def refuse_a_start_for_nobody(self) -> None:
         """Raise StartFailure where keys are asked for and there is none, nor a way to make one."""
         server, records = self._settings.server, await self._database.get()
-        if server.no_auth or server.is_loopback or self._settings.access.api_keys:
+        if server.no_auth or server.is_loopback or self._settings.access.api_keys or self._settings.admin.token:
             return
         if records is None or not await asyncio.to_thread(records.keys.any_valid):
             raise StartFailure(
@@ -92,7 +82,7 @@ class _Access:
 
         return Found(RecordingGate(LedgerBook(records.ledger)), settled=self._settings.server.no_auth)
 
-    async def _asks_for_keys(self, records: Records | None) -> bool:
+    async def _asks_for_keys(self, records: "Records | None") -> bool:
         server = self._settings.server
         if server.no_auth:
             return False
@@ -100,7 +90,7 @@ class _Access:
             return True
         return records is not None and await asyncio.to_thread(records.keys.exist)
 
-    def _keyed(self, records: Records | None) -> Gate:
+    def _keyed(self, records: "Records | None") -> Gate:
         access = self._settings.access
         owner = Principal(access.level)
         if records is None:
@@ -116,41 +106,45 @@ class _Access:
         )
 
 
-class _LateDatabase:
-    """The database of `settings`, opened as soon as it is asked for and there is one; `stack` closes it."""
+class LateDatabase:
+    """The database of `settings`, opened as soon as it is asked for and there is one; `stack` closes it.
 
-    def __init__(self, settings: StorageSettings, metrics: Metrics, stack: AsyncExitStack) -> None:
-        self._settings = settings
+    Where there is an admin API there is always one.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> None:
+        self._storage = settings.storage
+        self._needed = settings.admin.token is not None
         self._metrics = metrics
         self._stack = stack
         self._opening = asyncio.Lock()
         self._records: Records | None = None
 
-    async def get(self) -> Records | None:
+    async def get(self) -> "Records | None":
         """Return what is in the database, None while there is none; raises a StartFailure for one that is unusable."""
         async with self._opening:
-            if self._records is None and await asyncio.to_thread(lambda: self._settings.in_use):
+            if self._records is None and (self._needed or await asyncio.to_thread(lambda: self._storage.in_use)):
                 self._records = await self._open()
             return self._records
 
-    async def _open(self) -> Records:
+    async def _open(self) -> "Records":
         """Open it on a thread: its libraries are imported now, and its tables brought up to date."""
-        records = await asyncio.to_thread(_open_records, self._settings.database_url, self._stack)
+        records = await asyncio.to_thread(_open_records, self._storage.database_url, self._stack)
         self._metrics.watch_ledger(lambda: records.ledger.lag)
         from quartzite.storage.ledger import keep_pruned
 
-        pruning = asyncio.create_task(keep_pruned(records.ledger, self._settings.retention_days))
+        pruning = asyncio.create_task(keep_pruned(records.ledger, self._storage.retention_days))
         self._stack.callback(pruning.cancel)
         return records
 
 
-def _open_records(url: str, stack: AsyncExitStack) -> Records:
+def _open_records(url: str, stack: AsyncExitStack) -> "Records":
     from quartzite.storage.database import open_database
-    from quartzite.storage.keys import Keys
-    from quartzite.storage.ledger import Ledger
+    from quartzite.storage.records import records_in
 
-    database = stack.enter_context(open_database(url))
-    return Records(Keys(database), stack.enter_context(Ledger(database)))
+    records = records_in(stack.enter_context(open_database(url)))
+    stack.enter_context(records.ledger)
+    return records
 
 
 def _windows(settings: Settings, metrics: Metrics, stack: AsyncExitStack) -> Windows:

@@ -2,27 +2,32 @@
 
 import asyncio
 import importlib
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from quartzite.batching.uses import Uses
 from quartzite.batching.worker import Batcher
 from quartzite.config import EngineSettings, ModelSettings, Precision, Settings
+from quartzite.domain import ModelState
 from quartzite.engines.base import Engine
-from quartzite.errors import MissingExtra, StartFailure
+from quartzite.errors import Conflict, MissingExtra, NoSuchRecord, StartFailure
 from quartzite.pipeline import ServedModel
 from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import ModelCard
 from quartzite.registry.catalog import catalog
 from quartzite.registry.files import locate
 from quartzite.registry.folder import read_card
-from quartzite.telemetry.metrics import Metrics
+from quartzite.telemetry.metrics import EngineMetrics, Metrics
 
+T = TypeVar("T")
 EngineLoader = Callable[[ModelCard, EngineSettings, Path], Engine]
 
 
@@ -44,60 +49,145 @@ class Loaded:
     `arithmetic` says how it is computed and why so.
     """
 
+    settings: ModelSettings
     card: ModelCard
     arithmetic: str
     load_s: float
 
 
-class Loading:
-    """Loads models one after another; names that ask for the same computation share its engine, queue and tokeniser.
+@dataclass(eq=False, slots=True)
+class _Computation:
+    """An engine with what belongs to it, and the names under which it is served, the first of which is counted."""
 
-    What is loaded is closed by `stack`, in the opposite order.
+    engine: Engine
+    tokeniser: Tokeniser
+    batcher: Batcher
+    counted: EngineMetrics
+    uses: Uses
+    names: list[str]
+
+
+class ServedModels:
+    """The models that are served; they come and go while the service runs, and each change leaves the others alone.
+
+    Names that ask for the same computation share its engine, queue and tokeniser until the last of them goes.
+    `served`, `levels` (those above 0) and `changing` (names that are loading or unloading) are by name, and live.
     """
 
-    def __init__(
-        self, settings: Settings, load: EngineLoader, progress: bool, stack: AsyncExitStack, metrics: Metrics
-    ) -> None:
-        self.loaded: list[Loaded] = []
+    def __init__(self, settings: Settings, load: EngineLoader, metrics: Metrics) -> None:
+        self.served: dict[str, ServedModel] = {}
+        self.levels: dict[str, int] = {}
+        self.changing: dict[str, ModelState] = {}
+        self.loaded: dict[str, Loaded] = {}
         self._settings = settings
         self._load = load
-        self._progress = progress
-        self._stack = stack
         self._metrics = metrics
-        self._started: dict[tuple[ModelCard, Precision], tuple[Engine, Tokeniser, Batcher]] = {}
+        self._configured = {model.name: model for model in settings.models}
+        self._computations: dict[tuple[ModelCard, Precision], _Computation] = {}
+        self._starting = asyncio.Lock()
 
-    async def serve(self, model: ModelSettings) -> ServedModel:
-        """Load one model; raises a StartFailure that names it."""
+    async def load(self, model: ModelSettings, progress: bool = False) -> Loaded:
+        """Serve one more model; `progress` shows its download on the terminal.
+
+        Raises Conflict for a name that is served or changing, and a StartFailure that names the model.
+        """
+        self._refuse_a_second_change(model.name)
+        if model.name in self.served:
+            raise Conflict(f"the model {model.name!r} is served already", "name")
         begun = time.perf_counter()
+        with self._change(model.name, "loading"):
+            card, computation = await self._compute_for(model, progress)
+            loaded = Loaded(model, card, computation.engine.arithmetic, time.perf_counter() - begun)
+            self._serve(loaded, computation)
+        return loaded
+
+    async def unload(self, name: str) -> None:
+        """Serve a model no more; return when the requests that it has are answered and its memory is free.
+
+        Raises NoSuchRecord for a model that is not served, Conflict for one that is changing.
+        """
+        self._refuse_a_second_change(name)
+        if name not in self.served:
+            raise NoSuchRecord(f"no model {name!r} is served", "name")
+        with self._change(name, "unloading"):
+            del self.served[name], self.loaded[name]
+            self.levels.pop(name, None)
+            await self._release(name)
+
+    async def close(self) -> None:
+        """Stop all engines, the last one first; requests have had their time to end before that."""
+        for computation in reversed(self._computations.values()):
+            await computation.batcher.stop(grace_s=0)
+
+    def configured(self, name: str) -> ModelSettings:
+        """Return the settings of the name where there are some, else those of a name without any."""
+        return self._configured.get(name) or ModelSettings(name=name)
+
+    def _refuse_a_second_change(self, name: str) -> None:
+        if state := self.changing.get(name):
+            raise Conflict(f"the model {name!r} is {state}", "name")
+
+    @contextmanager
+    def _change(self, name: str, state: ModelState) -> Iterator[None]:
+        self.changing[name] = state
         try:
-            card, engine, tokeniser, batcher = await self._serve(model)
+            yield
+        finally:
+            del self.changing[name]
+            if name not in self.served:
+                self._metrics.remove_model(name)
+
+    async def _compute_for(self, model: ModelSettings, progress: bool) -> tuple[ModelCard, _Computation]:
+        """Have a computation for one name more; what goes wrong is told with the name."""
+        try:
+            card = await _on_a_thread_of_its_own(lambda: self._card(model, progress))
+            return card, await self._computation(model, card)
         except StartFailure as failure:
             raise type(failure)(f"the model {model.name!r} cannot be served: {failure}") from failure
         except Exception as error:
             error.add_note(f"while loading the model {model.name!r}")
             raise
-        load_s = time.perf_counter() - begun
-        self.loaded.append(Loaded(card, engine.arithmetic, load_s))
-        self._metrics.add_model(model.name, load_s)
-        return ServedModel(card, tokeniser, batcher)
 
-    async def _serve(self, model: ModelSettings) -> tuple[ModelCard, Engine, Tokeniser, Batcher]:
-        card = await asyncio.to_thread(self._card, model)
+    async def _computation(self, model: ModelSettings, card: ModelCard) -> _Computation:
         settings = self._engine_settings(model)
-        computation = (replace(card, name="", allowed_dimensions=()), settings.precision)
-        if computation not in self._started:
-            self._started[computation] = await self._start(card, settings)
-        return card, *self._started[computation]
+        key = (replace(card, name="", allowed_dimensions=()), settings.precision)
+        async with self._starting:
+            if key not in self._computations:
+                self._computations[key] = await self._start(card, settings)
+            # The name is on the list before another task can find that nobody is.
+            self._computations[key].names.append(model.name)
+            return self._computations[key]
 
-    def _card(self, model: ModelSettings) -> ModelCard:
-        folder = locate(model, self._settings.cache.path, self._progress)
+    def _serve(self, loaded: Loaded, computation: _Computation) -> None:
+        name = loaded.settings.name
+        self.loaded[name] = loaded
+        self.served[name] = ServedModel(loaded.card, computation.tokeniser, computation.batcher, computation.uses)
+        if loaded.settings.level:
+            self.levels[name] = loaded.settings.level
+        self._metrics.add_model(name, loaded.load_s)
+
+    async def _release(self, name: str) -> None:
+        """Take `name` from its computation, which ends with its last name, once its requests have their answers."""
+        key, computation = next(entry for entry in self._computations.items() if name in entry[1].names)
+        computation.names.remove(name)
+        if computation.names:
+            computation.counted.count_under(computation.names[0])
+            return
+        del self._computations[key]
+        try:
+            await computation.uses.ended()
+        finally:
+            await computation.batcher.stop(grace_s=0)
+
+    def _card(self, model: ModelSettings, progress: bool) -> ModelCard:
+        folder = locate(model, self._settings.cache.path, progress)
         return read_card(model.name, folder.resolve(), catalog().get(model.name))
 
     def _engine_settings(self, model: ModelSettings) -> EngineSettings:
         common = self._settings.engine
         return msgspec.structs.replace(common, precision=model.precision or common.precision)
 
-    async def _start(self, card: ModelCard, settings: EngineSettings) -> tuple[Engine, Tokeniser, Batcher]:
+    async def _start(self, card: ModelCard, settings: EngineSettings) -> _Computation:
         file = card.folder / "tokenizer.json"
         reading = asyncio.create_task(asyncio.to_thread(Tokeniser, file, card.max_tokens, card.shape.vocabulary))
         try:
@@ -105,12 +195,38 @@ class Loading:
         except BaseException:
             reading.cancel()
             raise
-        observer, patience_s = self._metrics.engine_of(card.name), self._settings.requests.timeout_ms / 1000
-        batcher = Batcher(engine, self._settings.queue, observer=observer, patience_s=patience_s)
+        try:
+            tokeniser = await reading
+        except BaseException:
+            await engine.close()
+            raise
+        counted, patience_s = self._metrics.engine_of(card.name), self._settings.requests.timeout_ms / 1000
+        batcher = Batcher(engine, self._settings.queue, observer=counted, patience_s=patience_s)
         await batcher.start()
-        # The engine is closed with its batcher; requests have had their time to end before that.
-        self._stack.push_async_callback(batcher.stop, grace_s=0)
-        return engine, await reading, batcher
+        return _Computation(engine, tokeniser, batcher, counted, Uses(), [])
+
+
+async def _on_a_thread_of_its_own(call: Callable[[], T]) -> T:
+    """Run `call` on a thread that the end of the process does not wait for: a download may take an hour."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except BaseException as error:  # noqa: BLE001  whatever it is, it belongs to the one who waits
+            _tell(done, partial(done.set_exception, error))
+        else:
+            _tell(done, partial(done.set_result, result))
+
+    threading.Thread(target=run, name="locate", daemon=True).start()
+    return await done
+
+
+def _tell(done: "asyncio.Future[T]", tell: Callable[[], None]) -> None:
+    loop = done.get_loop()
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(lambda: None if done.done() else tell())
 
 
 def engine_loader(source: EngineSource) -> EngineLoader:

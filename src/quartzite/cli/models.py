@@ -87,7 +87,7 @@ async def _check(settings: Settings) -> bool:
     name = settings.models[0].name
     entry = catalog().get(name)
     async with running(settings) as service:
-        (loaded,) = service.models
+        (loaded,) = service.models.loaded.values()
         typer.echo(f"{name} from {loaded.card.folder}, {loaded.arithmetic}")
         embed = partial(_vectors, service.pipeline, name)
         passed = [

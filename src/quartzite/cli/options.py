@@ -53,6 +53,10 @@ ApiKeys = Annotated[
     ),
 ]
 Spans = Annotated[bool | None, setting("telemetry.spans", "--spans")]
+AdminToken = Annotated[
+    str | None,
+    setting("admin.token", "--admin-token", "What callers of /admin must have; without it there are no such paths."),
+]
 LogFormatFlag = Annotated[LogFormat | None, setting("server.log_format", "--log-format")]
 PrecisionFlag = Annotated[Precision | None, setting("engine.precision", "--precision")]
 Streams = Annotated[int | None, setting("engine.streams", "--streams")]

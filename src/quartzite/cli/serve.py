@@ -16,6 +16,7 @@ import typer
 
 from quartzite import __version__
 from quartzite.cli.options import (
+    AdminToken,
     ApiKeys,
     CacheFolder,
     ConfigFile,
@@ -58,6 +59,7 @@ def serve(
     port: PortFlag = None,
     no_auth: NoAuth = None,
     api_keys: ApiKeys = None,
+    admin_token: AdminToken = None,
     precision: PrecisionFlag = None,
     streams: Streams = None,
     threads: Threads = None,
@@ -74,6 +76,7 @@ def serve(
         "server.port": port,
         "server.no_auth": no_auth,
         "access.api_keys": api_keys or None,
+        "admin.token": admin_token,
         "server.log_format": log_format,
         "telemetry.spans": spans,
         "engine.precision": precision,
@@ -196,10 +199,10 @@ def greeting(service: "Service", listener: socket.socket) -> str:
             loaded.arithmetic,
             f"{loaded.load_s:.2f} s",
         )
-        for loaded in service.models
+        for loaded in service.models.loaded.values()
     ]
     key = "-H 'Authorization: Bearer YOUR_KEY' " if service.asks_for_keys else ""
-    example = json.dumps({"model": service.models[0].card.name, "input": "Hello, world!"}, ensure_ascii=False)
+    example = json.dumps({"model": next(iter(service.models.served)), "input": "Hello, world!"}, ensure_ascii=False)
     return "\n".join(
         [
             f"Quartzite {__version__} listens on {url}",

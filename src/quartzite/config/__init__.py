@@ -138,6 +138,18 @@ class AccessSettings(Section, frozen=True, kw_only=True):
     level: Annotated[Level, Meta(description="The level of that account.")] = 0
 
 
+class AdminSettings(Section, frozen=True, kw_only=True):
+    """Who may change accounts, keys and models over HTTP."""
+
+    token: Annotated[
+        str | None,
+        Meta(
+            description="What callers of `/admin` must have; without it there are no such paths.",
+            extra=SECRET,
+        ),
+    ] = None
+
+
 class LevelSettings(Section, frozen=True, kw_only=True):
     """The limits of accounts of one level, per account and model; 0 sets no limit. The table `[[levels]]` repeats.
 
@@ -233,6 +245,7 @@ class Settings(Section, frozen=True, kw_only=True):
     queue: QueueSettings = QueueSettings()
     cache: CacheSettings = CacheSettings()
     access: AccessSettings = AccessSettings()
+    admin: AdminSettings = AdminSettings()
     levels: tuple[LevelSettings, ...] = ()
     limits: LimitSettings = LimitSettings()
     storage: StorageSettings = StorageSettings()
@@ -240,8 +253,8 @@ class Settings(Section, frozen=True, kw_only=True):
 
     @property
     def keys_possible(self) -> bool:
-        """Whether there can be keys: some are in the settings, or there is a database that may hold some."""
-        return bool(self.access.api_keys) or self.storage.in_use
+        """Whether there can be keys: in the settings, in a database, or made over HTTP later."""
+        return bool(self.access.api_keys or self.admin.token) or self.storage.in_use
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,9 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send i
 S = TypeVar("S", bound=Section)
 
 
+_SECRET_TEXT = re.compile("[!-~]+")
+
+
 def read_settings(file: Path | None, overrides: Mapping[str, Any]) -> Settings:
     """Return the settings of `file` (TOML, or None for the defaults) with `overrides` laid over them.
 
@@ -99,7 +102,7 @@ def _contradictions(settings: Settings) -> list[str]:
     ]
     if settings.access.api_keys and settings.server.no_auth:
         faults.append("server.no_auth: nobody would be asked for the keys of access.api_keys; leave one of them out")
-    if any(not re.fullmatch("[!-~]+", key) for key in settings.access.api_keys):
+    if any(not _SECRET_TEXT.fullmatch(key) for key in settings.access.api_keys):
         faults.append("access.api_keys: a key must have printable ASCII characters only, at least one, and no space")
     faults += [
         f"server.cors_origins: {origin!r} is no origin; write `*` or scheme, host and port alone, as https://example.org"
@@ -112,6 +115,8 @@ def _contradictions(settings: Settings) -> list[str]:
             f"requests.max_bodies_bytes: {requests.max_bodies_bytes} bytes leave no room for one body of "
             f"requests.max_body_bytes ({requests.max_body_bytes})"
         )
+    if settings.admin.token is not None and not _SECRET_TEXT.fullmatch(settings.admin.token):
+        faults.append("admin.token: it must have printable ASCII characters only, at least one, and no space")
     return faults + ([] if settings.keys_possible else _open_to_others(settings.server))
 
 

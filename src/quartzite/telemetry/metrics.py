@@ -128,6 +128,9 @@ BUILD_INFO = Metric("quartzite_build_info", "gauge", "1, labelled with the versi
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
 """All of them, in the order above."""
 
+_NOW = (QUEUE_TOKENS, QUEUE_REQUESTS, MICRO_BATCHES_RUNNING, ENGINE_STREAMS, LOST_STREAMS)
+"""What `Metrics.look` notes."""
+
 _COLLECTORS: dict[str, Any] = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}
 
 
@@ -152,6 +155,14 @@ class Metrics:
         self._models[name] = _Answers(self._series, name)
         self._series(MODEL_LOAD_SECONDS, name).set(load_s)
 
+    def remove_model(self, name: str) -> None:
+        """Note that the model `name` is served no more; what it did stays counted."""
+        self._models.pop(name, None)
+        for state in MODEL_STATES:
+            self._collectors[MODEL_STATE].remove(name, state)
+        for metric in (MODEL_LOAD_SECONDS, *_NOW):
+            self._collectors[metric].remove(name)
+
     def request(self, path: str, status: int, seconds: float, trace: Trace) -> None:
         """Note a request to the route `path` that was answered `status` after `seconds`."""
         model = self._models.get(trace.model or "")
@@ -166,11 +177,9 @@ class Metrics:
 
     def look(self, model: str, depth: Depth, health: ModelHealth) -> None:
         """Note what waits for and runs on the engine that was loaded for `model`."""
-        self._series(QUEUE_TOKENS, model).set(depth.tokens)
-        self._series(QUEUE_REQUESTS, model).set(depth.requests)
-        self._series(MICRO_BATCHES_RUNNING, model).set(depth.running)
-        self._series(ENGINE_STREAMS, model).set(health.streams)
-        self._series(LOST_STREAMS, model).set(health.lost_streams)
+        values = depth.tokens, depth.requests, depth.running, health.streams, health.lost_streams
+        for metric, value in zip(_NOW, values, strict=True):
+            self._series(metric, model).set(value)
 
     def health(self, model: str, state: ModelState) -> None:
         """Note the state of the served `model`."""
@@ -209,6 +218,12 @@ class EngineMetrics:
     """Records what one engine does; names that share an engine are counted under the first of them."""
 
     def __init__(self, series: Callable[[Metric, str], Any], model: str) -> None:
+        self._series = series
+        self.count_under(model)
+
+    def count_under(self, model: str) -> None:
+        """Count what the engine does from now on under the name `model`."""
+        series = self._series
         self._seconds = series(ENGINE_SECONDS, model)
         self._tokens = series(MICRO_BATCH_TOKENS, model)
         self._items = series(MICRO_BATCH_ITEMS, model)

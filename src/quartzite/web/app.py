@@ -7,11 +7,12 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Lifespan
+from starlette.types import ASGIApp
 
 from quartzite.config import RequestSettings
 from quartzite.pipeline import Pipeline
 from quartzite.telemetry.metrics import Metrics
+from quartzite.web.admin import Admin, admin_routes
 from quartzite.web.answering import Answering
 from quartzite.web.connection import Bodies
 from quartzite.web.documents import Documents
@@ -32,15 +33,16 @@ def build_app(
     metrics: Metrics,
     spans: "Spans | None" = None,
     cors_origins: Sequence[str] = (),
-    lifespan: Lifespan[Starlette] | None = None,
+    admin: Admin | None = None,
 ) -> Starlette:
-    """Return the ASGI application that serves `pipeline`; `lifespan` wraps its time of running.
+    """Return the ASGI application that serves `pipeline`.
 
-    Pages of `cors_origins` may call it from a browser.
+    Pages of `cors_origins` may call it from a browser. Without `admin` there are no paths under /admin.
     """
     bodies = Bodies(settings)
     metrics.watch_bodies(lambda: bodies.held_bytes)
-    models, operations = Models(pipeline), Operations(pipeline, metrics)
+    models = Models(pipeline)
+    operations = Operations(pipeline, metrics, admin.models.changing if admin else {})
     documents = Documents(pipeline.models, settings)
     app = Starlette(
         routes=[
@@ -52,6 +54,7 @@ def build_app(
             Route("/metrics", operations.metrics, methods=["GET"]),
             Route("/openapi.json", documents.openapi, methods=["GET"]),
             Route("/docs", documents.docs, methods=["GET"]),
+            *(admin_routes(admin, pipeline, settings) if admin else ()),
         ],
         middleware=[
             Middleware(Traced, metrics, lambda: pipeline.draining, spans),
@@ -59,7 +62,6 @@ def build_app(
             Middleware(Answering),
         ],
         exception_handlers={404: refuse_path, 405: refuse_method},
-        lifespan=lifespan,
     )
     app.router.redirect_slashes = False  # a path with a slash too many is unknown, as all others are
     return app

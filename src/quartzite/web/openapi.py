@@ -12,13 +12,17 @@ from quartzite.config import DEFAULT_MODEL, RequestSettings
 from quartzite.errors import (
     AccountDisabled,
     ClientGone,
+    Conflict,
     DatabaseDown,
     EngineFault,
     HeadersTooLarge,
+    InvalidAdminToken,
     InvalidKey,
     InvalidParameter,
     InvalidToken,
     MethodRefused,
+    ModelNotLoaded,
+    NoSuchRecord,
     NotArrived,
     PathNotFound,
     RequestFailure,
@@ -33,7 +37,8 @@ Json = dict[str, Any]
 
 ANYWHERE: tuple[type[RequestFailure], ...] = (InvalidParameter, NotArrived, HeadersTooLarge, EngineFault)
 """What any request may fail with, were it only for the bytes in which it came."""
-NOT_WHEN_EMBEDDING = (MethodRefused, ClientGone)
+OF_ADMIN = (InvalidAdminToken, NoSuchRecord, Conflict, ModelNotLoaded)
+NOT_WHEN_EMBEDDING = (MethodRefused, ClientGone, *OF_ADMIN)
 _SCHEMAS = {"object": "Failure", "object without code": "FailureWithoutCode", "string": "FailureText"}
 
 
