@@ -12,6 +12,8 @@ from quartzite.domain import Vectors
 from quartzite.engines.openvino.rows import Arrays
 
 Build = Callable[[int | None], ov.Model]
+FAILURE_CHECK_S = 0.2
+"""How often a run under way is asked whether it has failed: OpenVINO calls back only where it has not."""
 
 
 class CompiledGraph:
@@ -55,7 +57,7 @@ class Run:
         self._waiting = loop, done
         self.start(arrays)
         # The request must not be used again before it has finished, so a cancelled caller still waits for it here.
-        await _uninterrupted(done)
+        await _uninterrupted(done, self._has_failed)
         self.wait()
         return np.array(self._request.get_output_tensor(0).data)
 
@@ -72,6 +74,13 @@ class Run:
         if self._is_stateful:
             self._request.reset_state()
 
+    def _has_failed(self) -> bool:
+        try:
+            self._request.wait_for(0)
+        except RuntimeError:
+            return True
+        return False
+
     def _finished(self, _: Any) -> None:
         if self._waiting is None:
             return
@@ -85,13 +94,15 @@ def _resolve(done: "asyncio.Future[None]") -> None:
         done.set_result(None)
 
 
-async def _uninterrupted(done: "asyncio.Future[None]") -> None:
+async def _uninterrupted(done: asyncio.Future[None], has_failed: Callable[[], bool]) -> None:
     cancelled: asyncio.CancelledError | None = None
     while not done.done():
         try:
-            await asyncio.shield(done)
+            await asyncio.wait({done}, timeout=FAILURE_CHECK_S)
         except asyncio.CancelledError as error:
             cancelled = error
+        if not done.done() and has_failed():
+            break
     if cancelled:
         raise cancelled
 
