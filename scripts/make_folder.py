@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from synthetic.blueprint import SIZES, Blueprint, Dtype, FileFormat, scaled
+from synthetic.blueprint import SIZES, VISION_SIZES, Blueprint, Dtype, FileFormat, scaled
 from synthetic.folder import make_folder
 from synthetic.known import KNOWN
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _blueprint(options: argparse.Namespace) -> Blueprint:
     """Return the known model with all that the options change."""
-    sizes = {name: getattr(options, name) for name in SIZES if getattr(options, name) is not None}
+    sizes = {name: getattr(options, name) for name in (*SIZES, *VISION_SIZES) if getattr(options, name) is not None}
     changes: dict[str, Any] = {
         name: getattr(options, name)
         for name in ("dtype", "file_format", "prefix", "seed")
@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prefix", help='what tensor names start with, such as "bert." or "model."; else nothing')
     parser.add_argument("--seed", type=int, help="another seed, other weights; else 0")
     sizes = parser.add_argument_group("sizes, else the model's own")
-    for name in SIZES:
+    for name in (*SIZES, *VISION_SIZES):
         sizes.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N")
     return parser
 

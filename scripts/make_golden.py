@@ -15,9 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, logging
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from synthetic import golden_pictures
 from synthetic.blueprint import Blueprint, Pooling
 from synthetic.folder import make_folder
 from synthetic.golden import (
@@ -50,6 +54,9 @@ def main() -> int:
     torch.set_grad_enabled(False)
     torch.set_num_threads(1)  # the order of sums, and so the last digit, depends on it
     different = [name for name, golden in _run(options.minilm) if not _settle(name, golden, check=options.check)]
+    for name, blueprint in golden_pictures.CASES.items():
+        if not _settle_seeing(name, run_seeing(blueprint), check=options.check):
+            different.append(name)
     for name in different:
         print(f"{golden_file(name)} is not what the reference gives", file=sys.stderr)
     return int(bool(different))
@@ -66,6 +73,43 @@ def run_case(blueprint: Blueprint, texts: list[str]) -> GoldenVectors:
     states = (model(input_ids=torch.tensor([item])).last_hidden_state[0] for item in ids)
     vectors = np.stack([POOL[blueprint.pooling](item).numpy() for item in states])
     return GoldenVectors(ids, vectors, weights_sha256(blueprint))
+
+
+def run_seeing(blueprint: Blueprint) -> golden_pictures.SeenVectors:
+    """Run transformers over items of text and pictures and return their last tokens' float32 states.
+
+    The pixels go through transformers' own image processor, without a change of size.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        make_folder(Path(folder), blueprint)
+        model = _load(Path(folder))
+    processor = Qwen2VLImageProcessorPil(
+        patch_size=16, temporal_patch_size=2, merge_size=2, image_mean=[0.5] * 3, image_std=[0.5] * 3, do_resize=False
+    )
+    items = golden_pictures.golden_items(blueprint)
+    inputs = [_seen(item, model.config.image_token_id, processor) for item in items]
+    vectors = np.stack([model(**each).last_hidden_state[0, -1].numpy() for each in inputs])
+    patches = [_patches_sha256(each["pixel_values"]) if "pixel_values" in each else "" for each in inputs]
+    return golden_pictures.SeenVectors(vectors, weights_sha256(blueprint), golden_pictures.items_sha256(items), patches)
+
+
+def _seen(
+    item: golden_pictures.GoldenItem, image_token: int, processor: Qwen2VLImageProcessorPil
+) -> dict[str, torch.Tensor]:
+    """Return the model's arguments for one item."""
+    ids = torch.tensor([item.ids])
+    if item.pixels is None:
+        return {"input_ids": ids}
+    pixels = processor(images=[Image.fromarray(item.pixels)], return_tensors="pt")
+    return {"input_ids": ids, "mm_token_type_ids": (ids == image_token).int(), **pixels}
+
+
+def _patches_sha256(pixel_values: torch.Tensor) -> str:
+    """Return the digest of the first of the two frames, float32 (patches, 768); refuse two that differ."""
+    first, second = pixel_values.reshape(-1, 3, 2, 256).unbind(2)
+    if not torch.equal(first, second):
+        raise SystemExit("the two frames of a picture are not the same")
+    return hashlib.sha256(first.contiguous().numpy().tobytes()).hexdigest()
 
 
 def run_minilm(folder: Path, texts: list[str]) -> GoldenVectors:
@@ -107,12 +151,32 @@ def _settle(name: str, golden: GoldenVectors, *, check: bool) -> bool:
     return same
 
 
+def _settle_seeing(name: str, golden: golden_pictures.SeenVectors, *, check: bool) -> bool:
+    """Do what `_settle` does for a case of text and pictures."""
+    file = golden_pictures.golden_file(name)
+    same = file.exists() and _same_seeing(golden_pictures.load(file), golden)
+    if not same and not check:
+        golden_pictures.save(file, golden)
+        print(f"{file}: {len(golden.vectors)} vectors")
+        return True
+    return same
+
+
+def _same_seeing(stored: golden_pictures.SeenVectors, made: golden_pictures.SeenVectors) -> bool:
+    facts = ("weights_sha256", "items_sha256", "patches_sha256")
+    return all(getattr(stored, fact) == getattr(made, fact) for fact in facts) and _near(stored.vectors, made.vectors)
+
+
 def _same(stored: GoldenVectors, made: GoldenVectors) -> bool:
     """Compare ids and weights exactly, vectors within 1e-6 of their largest value."""
     return (
         (stored.ids, stored.weights_sha256, stored.vectors.shape) == (made.ids, made.weights_sha256, made.vectors.shape)
-        and np.abs(stored.vectors - made.vectors).max() <= TOLERANCE * np.abs(made.vectors).max()
+        and _near(stored.vectors, made.vectors)
     )  # fmt: skip
+
+
+def _near(stored: NDArray[np.float32], made: NDArray[np.float32]) -> bool:
+    return stored.shape == made.shape and bool(np.abs(stored - made).max() <= TOLERANCE * np.abs(made).max())
 
 
 if __name__ == "__main__":

@@ -58,6 +58,34 @@ QWEN3: dict[str, Any] = {
     "sliding_window": None,
 }
 
+QWEN3_VL: dict[str, Any] = {
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "model_type": "qwen3_vl",
+    "image_token_id": 95,
+    "text_config": {
+        **{key: value for key, value in QWEN3.items() if key not in ("architectures", "sliding_window")},
+        "model_type": "qwen3_vl_text",
+        "num_hidden_layers": 3,
+        "vocab_size": 100,
+        "rope_theta": 5000000,
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [12, 10, 10], "rope_type": "default"},
+    },
+    "vision_config": {
+        "deepstack_visual_indexes": [0, 2, 3],
+        "depth": 4,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 48,
+        "in_channels": 3,
+        "intermediate_size": 80,
+        "model_type": "qwen3_vl",
+        "num_heads": 3,
+        "num_position_embeddings": 36,
+        "out_hidden_size": 128,
+        "patch_size": 16,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+    },
+}
 POOLING_FLAGS = {
     "word_embedding_dimension": 32,
     "pooling_mode_cls_token": False,
@@ -80,10 +108,11 @@ def modules(*kinds: str) -> list[dict[str, Any]]:
 
 def descriptions(config: Mapping[str, Any] = BERT, changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Files of a whole folder but for its weights, by path; `changes` replace or add some, None leaves one out."""
+    hidden = config.get("text_config", config)["hidden_size"]
     files = {
         "config.json": config,
         "modules.json": modules("Transformer", "Pooling", "Normalize"),
-        "1_Pooling/config.json": POOLING_FLAGS | {"word_embedding_dimension": config["hidden_size"]},
+        "1_Pooling/config.json": POOLING_FLAGS | {"word_embedding_dimension": hidden},
         "tokenizer.json": {"version": "1.0", "normalizer": {"type": "BertNormalizer", "lowercase": True}},
     }
     return {path: content for path, content in {**files, **(changes or {})}.items() if content is not None}
@@ -124,3 +153,18 @@ def card_of(
 def qwen3_card_of(folder: Path, **changes: Any) -> ModelCard:
     """The card of a Qwen3 folder with `changes` in its config.json."""
     return card_of(folder, QWEN3 | changes, {"1_Pooling/config.json": QWEN3_POOLING})
+
+
+def qwen3_vl_card_of(
+    folder: Path,
+    text: Mapping[str, Any] | None = None,
+    vision: Mapping[str, Any] | None = None,
+    files: Mapping[str, Any] | None = None,
+    entry: CatalogEntry | None = None,
+) -> ModelCard:
+    """The card of a Qwen3-VL folder with changes in the two parts of its config.json, its other files changed too."""
+    parts = {
+        "text_config": QWEN3_VL["text_config"] | (text or {}),
+        "vision_config": QWEN3_VL["vision_config"] | (vision or {}),
+    }
+    return card_of(folder, QWEN3_VL | parts, {"1_Pooling/config.json": QWEN3_POOLING} | (files or {}), entry)

@@ -21,6 +21,13 @@ SIZES = {
     "vocabulary": "vocab_size",
     "positions": "max_position_embeddings",
 }
+VISION_SIZES = {
+    "vision_layers": "depth",
+    "vision_hidden": "hidden_size",
+    "vision_heads": "num_heads",
+    "vision_intermediate": "intermediate_size",
+    "vision_positions": "num_position_embeddings",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,18 +54,28 @@ class Blueprint:
     seed: int = 0
 
     @property
+    def text_config(self) -> Config:
+        """What the config says of the text tower, which for most models is all of it."""
+        config: Config = self.config.get("text_config", self.config)
+        return config
+
+    @property
     def position_offset(self) -> int:
         """Position number of the first token: padding id + 1 for XLM-R, else 0."""
         return self.config["pad_token_id"] + 1 if self.config["model_type"] == "xlm-roberta" else 0
 
 
 def scaled(blueprint: Blueprint, sizes: Mapping[str, int]) -> Blueprint:
-    """Return the blueprint with other `sizes` (keys of SIZES), and with length limits and special ids that fit them."""
-    config = {**blueprint.config, **{SIZES[name]: size for name, size in sizes.items()}}
-    last = config["vocab_size"] - 1
-    special = {key: min(config[key], last) for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in config}
-    resized = replace(blueprint, config=config | special)
-    longest = config["max_position_embeddings"] - resized.position_offset
+    """Return the blueprint with other `sizes`, and with length limits and special ids that fit them.
+
+    The keys are those of SIZES, and of VISION_SIZES where there is a vision tower.
+    """
+    text = {**blueprint.text_config, **{SIZES[name]: size for name, size in sizes.items() if name in SIZES}}
+    last = text["vocab_size"] - 1
+    text |= {key: min(text[key], last) for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in text}
+    config = _scaled_vision(blueprint.config, text, sizes) if "vision_config" in blueprint.config else text
+    resized = replace(blueprint, config=config)
+    longest = text["max_position_embeddings"] - resized.position_offset
     return replace(
         resized,
         tokenizer_config=_limited(blueprint.tokenizer_config, "model_max_length", longest),
@@ -67,7 +84,28 @@ def scaled(blueprint: Blueprint, sizes: Mapping[str, int]) -> Blueprint:
     )
 
 
+def _scaled_vision(config: Config, text: Config, sizes: Mapping[str, int]) -> Config:
+    """Put a scaled text tower into the config of a model that sees, and fit to it what hangs on its sizes."""
+    own = {VISION_SIZES[name]: size for name, size in sizes.items() if name in VISION_SIZES}
+    before = config["vision_config"]
+    vision = {**before, **own, "out_hidden_size": text["hidden_size"]}
+    vision["deepstack_visual_indexes"] = [
+        layer * vision["depth"] // before["depth"] for layer in before["deepstack_visual_indexes"]
+    ]
+    frequencies = text["head_dim"] // 2
+    by_side = 20 * frequencies // 64
+    rope = {**text["rope_scaling"], "mrope_section": [frequencies - 2 * by_side, by_side, by_side]}
+    marks = {key: config[key] for key in config if key.endswith("_token_id")}
+    beyond = max(0, max(marks.values()) + 1 - text["vocab_size"])
+    return {
+        **config,
+        **{key: number - beyond for key, number in marks.items()},
+        "text_config": {**text, "rope_scaling": rope},
+        "vision_config": vision,
+    }
+
+
 def _limited(config: Config, key: str, longest: int) -> Config:
     """Lower a length limit to what the positions allow; a limit beyond 10^9 says that there is none, and stays."""
-    limit: int = config[key]
+    limit: int = config.get(key, 10**30)
     return config if limit > 10**9 else {**config, key: min(limit, longest)}

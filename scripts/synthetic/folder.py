@@ -76,4 +76,4 @@ def _pooling(blueprint: Blueprint) -> Config:
         modes |= {"weightedmean_tokens": None, "lasttoken": "last"}
     chosen = {f"pooling_mode_{mode}": pooling == blueprint.pooling for mode, pooling in modes.items()}
     newer = {"include_prompt": True} if blueprint.pooling == "last" else {}
-    return {"word_embedding_dimension": blueprint.config["hidden_size"], **chosen, **newer}
+    return {"word_embedding_dimension": blueprint.text_config["hidden_size"], **chosen, **newer}

@@ -1,6 +1,7 @@
 """The models that a folder can be made like: their configuration files, as the hubs have them."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from synthetic.blueprint import Blueprint, Config, FileFormat
@@ -205,6 +206,65 @@ def _qwen3(own: Config, *, end: int, tied: bool, file_format: FileFormat) -> Blu
     )
 
 
+def _qwen3_vl(text: Config, vision: Config, *, tied: bool, file_format: FileFormat) -> Blueprint:
+    """Return the text tower of Qwen3 with a vision tower; of its sentence-transformers files the likely content."""
+    qwen3 = _qwen3(text, end=151645, tied=tied, file_format=file_format)
+    own = ("architectures", "model_type", "tie_word_embeddings", "torch_dtype", "rope_scaling", "max_window_layers")
+    common = {key: value for key, value in qwen3.config.items() if key not in own}
+    forward = {"method": "forward", "method_output_name": "last_hidden_state"}
+    return replace(
+        qwen3,
+        config={
+            "architectures": ["Qwen3VLForConditionalGeneration"],
+            "image_token_id": 151655,
+            "model_type": "qwen3_vl",
+            "text_config": {
+                **common,
+                "dtype": "bfloat16",
+                "max_position_embeddings": 262144,
+                "model_type": "qwen3_vl_text",
+                "rope_scaling": {
+                    "mrope_interleaved": True,
+                    "mrope_section": [24, 20, 20],
+                    "rope_type": "default",
+                },
+                "rope_theta": 5000000,
+                "vocab_size": 151936,
+            },
+            "tie_word_embeddings": tied,
+            "transformers_version": "4.57.0",
+            "video_token_id": 151656,
+            "vision_config": {
+                "hidden_act": "gelu_pytorch_tanh",
+                "in_channels": 3,
+                "initializer_range": 0.02,
+                "model_type": "qwen3_vl",
+                "num_heads": 16,
+                "num_position_embeddings": 2304,
+                "out_hidden_size": text["hidden_size"],
+                "patch_size": 16,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                **vision,
+            },
+            "vision_end_token_id": 151653,
+            "vision_start_token_id": 151652,
+        },
+        sentence_bert_config={
+            "transformer_task": "feature-extraction",
+            "modality_config": {kind: forward for kind in ("text", "image", "message")},
+            "module_output_name": "token_embeddings",
+            "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
+        },
+        sentence_transformers_config={
+            "prompts": {"default": "Represent the user's input."},
+            "default_prompt_name": "default",
+            "similarity_fn_name": "cosine",
+        },
+        prefix="model.",
+    )
+
+
 KNOWN: Mapping[str, Blueprint] = {
     "BAAI/bge-large-zh-v1.5": _bge_large(21128, NO_LIMIT, "bin"),
     "BAAI/bge-large-en-v1.5": _bge_large(30522, 512, "safetensors"),
@@ -270,6 +330,28 @@ KNOWN: Mapping[str, Blueprint] = {
             "vocab_size": 151665,
         },
         end=151645,
+        tied=False,
+        file_format="sharded",
+    ),
+    "Qwen/Qwen3-VL-Embedding-2B": _qwen3_vl(
+        {
+            "hidden_size": 2048,
+            "intermediate_size": 6144,
+            "num_attention_heads": 16,
+            "num_hidden_layers": 28,
+        },
+        {"deepstack_visual_indexes": [5, 11, 17], "depth": 24, "hidden_size": 1024, "intermediate_size": 4096},
+        tied=True,
+        file_format="safetensors",
+    ),
+    "Qwen/Qwen3-VL-Embedding-8B": _qwen3_vl(
+        {
+            "hidden_size": 4096,
+            "intermediate_size": 12288,
+            "num_attention_heads": 32,
+            "num_hidden_layers": 36,
+        },
+        {"deepstack_visual_indexes": [8, 16, 24], "depth": 27, "hidden_size": 1152, "intermediate_size": 4304},
         tied=False,
         file_format="sharded",
     ),

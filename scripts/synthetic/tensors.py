@@ -48,9 +48,13 @@ class TensorPlan:
 
 def plan_tensors(blueprint: Blueprint) -> Iterator[TensorPlan]:
     """Yield all tensors of the folder, in the order of the layers."""
-    if blueprint.config["model_type"] == "qwen3":
-        return _qwen3(blueprint)
-    return _encoder(blueprint)
+    match blueprint.config["model_type"]:
+        case "qwen3":
+            return _qwen3(blueprint)
+        case "qwen3_vl":
+            return _qwen3_vl(blueprint)
+        case _:
+            return _encoder(blueprint)
 
 
 def _encoder(blueprint: Blueprint) -> Iterator[TensorPlan]:
@@ -82,21 +86,53 @@ def _encoder_layer(name: str, hidden: int, intermediate: int, layers: int, shift
     yield from _layer_norm(f"{name}.output.LayerNorm", hidden, shift)
 
 
-def _qwen3(blueprint: Blueprint) -> Iterator[TensorPlan]:
-    """Yield the tensors of a Qwen3Model."""
-    config = blueprint.config
+def _qwen3_vl(blueprint: Blueprint) -> Iterator[TensorPlan]:
+    """Yield the tensors of a Qwen3VLModel."""
+    yield from _qwen3(blueprint, "language_model.")
+    vision = blueprint.config["vision_config"]
+    hidden, layers, merged = vision["hidden_size"], vision["depth"], 4 * vision["hidden_size"]
+    # Bytes become values of spread 0.58, twice (two frames) 768 of them for a patch.
+    yield TensorPlan("visual.patch_embed.proj.weight", (hidden, 3, 2, 16, 16), Spread(1 / (0.58 * sqrt(1536))))
+    yield TensorPlan("visual.patch_embed.proj.bias", (hidden,), Spread(0.1))
+    yield TensorPlan("visual.pos_embed.weight", (vision["num_position_embeddings"], hidden), Spread(0.5))
+    for number in range(layers):
+        yield from _vision_block(f"visual.blocks.{number}", hidden, vision["intermediate_size"], layers)
+    yield from _merger("visual.merger", hidden, merged, vision["out_hidden_size"])
+    for number in range(len(vision["deepstack_visual_indexes"])):
+        yield from _merger(f"visual.deepstack_merger_list.{number}", merged, merged, vision["out_hidden_size"])
+
+
+def _vision_block(name: str, hidden: int, intermediate: int, layers: int) -> Iterator[TensorPlan]:
+    yield from _layer_norm(f"{name}.norm1", hidden)
+    yield from _layer_norm(f"{name}.norm2", hidden)
+    yield from _linear(f"{name}.attn.qkv", 3 * hidden, hidden, QUERY_KEY_GAIN)
+    yield from _linear(f"{name}.attn.proj", hidden, hidden, sqrt(ATTENTION_SHARE / layers) / QUERY_KEY_GAIN)
+    yield from _linear(f"{name}.mlp.linear_fc1", intermediate, hidden)
+    yield from _linear(f"{name}.mlp.linear_fc2", hidden, intermediate, sqrt(FEED_FORWARD_SHARE / layers) / GELU_RMS)
+
+
+def _merger(name: str, normed: int, merged: int, out: int) -> Iterator[TensorPlan]:
+    """Plan what makes tokens of spread one, as word embeddings have, from four patches."""
+    yield from _layer_norm(f"{name}.norm", normed)
+    yield from _linear(f"{name}.linear_fc1", merged, merged)
+    yield from _linear(f"{name}.linear_fc2", out, merged, 1 / GELU_RMS)
+
+
+def _qwen3(blueprint: Blueprint, under: str = "") -> Iterator[TensorPlan]:
+    """Yield the tensors of a Qwen3Model, their names beginning with `under`."""
+    config = blueprint.text_config
     hidden, vocabulary = config["hidden_size"], config["vocab_size"]
-    yield TensorPlan("embed_tokens.weight", (vocabulary, hidden), Spread(1.0))
+    yield TensorPlan(f"{under}embed_tokens.weight", (vocabulary, hidden), Spread(1.0))
     for number in range(config["num_hidden_layers"]):
-        yield from _qwen3_attention(f"layers.{number}", blueprint)
-        yield from _qwen3_feed_forward(f"layers.{number}", blueprint)
-    yield _gain("norm", hidden)
+        yield from _qwen3_attention(f"{under}layers.{number}", blueprint)
+        yield from _qwen3_feed_forward(f"{under}layers.{number}", blueprint)
+    yield _gain(f"{under}norm", hidden)
     if "lm_head" in blueprint.extras:
         yield TensorPlan("lm_head.weight", (vocabulary, hidden), Spread(1.0))
 
 
 def _qwen3_attention(name: str, blueprint: Blueprint) -> Iterator[TensorPlan]:
-    config = blueprint.config
+    config = blueprint.text_config
     hidden, head_size = config["hidden_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head_size, config["num_key_value_heads"] * head_size
     yield _gain(f"{name}.input_layernorm", hidden)
@@ -109,7 +145,7 @@ def _qwen3_attention(name: str, blueprint: Blueprint) -> Iterator[TensorPlan]:
 
 
 def _qwen3_feed_forward(name: str, blueprint: Blueprint) -> Iterator[TensorPlan]:
-    config = blueprint.config
+    config = blueprint.text_config
     hidden, intermediate = config["hidden_size"], config["intermediate_size"]
     share = sqrt(FEED_FORWARD_SHARE / config["num_hidden_layers"]) / SILU_PRODUCT_RMS
     yield _gain(f"{name}.post_attention_layernorm", hidden)

@@ -18,6 +18,7 @@ from synthetic.folder import make_folder
 from synthetic.known import KNOWN
 from synthetic.tensors import Spread, TensorPlan, plan_tensors
 
+VISION = {"vision_layers": 4, "vision_hidden": 32, "vision_heads": 2, "vision_intermediate": 48, "vision_positions": 36}
 SMALL = {"layers": 2, "hidden": 32, "heads": 4, "intermediate": 48, "vocabulary": 300, "positions": 66}
 PARAMETERS = {
     "BAAI/bge-large-zh-v1.5": 325_522_432,
@@ -25,6 +26,8 @@ PARAMETERS = {
     "Qwen/Qwen3-Embedding-0.6B": 595_776_512,
     "Qwen/Qwen3-Embedding-4B": 4_021_774_336,
     "Qwen/Qwen3-Embedding-8B": 7_567_295_488,
+    "Qwen/Qwen3-VL-Embedding-2B": 2_127_532_032,
+    "Qwen/Qwen3-VL-Embedding-8B": 8_144_793_840,
 }
 
 
@@ -47,10 +50,20 @@ def test_full_size_models_have_the_published_number_of_weights(name: str) -> Non
     assert sum(prod(plan.shape) for plan in plans if isinstance(plan.content, Spread)) == PARAMETERS[name]
 
 
+@pytest.mark.parametrize(
+    ("name", "tensors"), [("Qwen/Qwen3-VL-Embedding-2B", 625), ("Qwen/Qwen3-VL-Embedding-8B", 749)]
+)
+def test_models_that_see_have_the_published_number_of_tensors(name: str, tensors: int) -> None:
+    """So many names stand in the files of the hub, and so many the engine expects."""
+    plans = list(plan_tensors(KNOWN[name]))
+    assert len(plans) == len({plan.name for plan in plans}) == tensors
+
+
 @pytest.mark.parametrize("name", KNOWN)
 def test_equal_seeds_give_equal_weights_in_every_format(name: str, tmp_path: Path) -> None:
     """Format and prefix change the files, never the weights; another seed changes every one of them."""
-    blueprint = scaled(KNOWN[name], SMALL | ({"head_size": 16, "key_value_heads": 2} if "Qwen" in name else {}))
+    sizes = SMALL | ({"head_size": 16, "key_value_heads": 2} if "Qwen" in name else {})
+    blueprint = replace(scaled(KNOWN[name], sizes | (VISION if "VL" in name else {})), prefix="")
     variants = {
         "plain": replace(blueprint, file_format="safetensors"),
         "pickled": replace(blueprint, file_format="bin", prefix="model."),

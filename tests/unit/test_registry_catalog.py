@@ -21,25 +21,29 @@ DOCUMENT = {
     "Qwen/Qwen3-Embedding-8B": (4096, 32768, SERIES),
     "Qwen/Qwen3-VL-Embedding-8B": (4096, 32768, SERIES),
 }
+BEYOND = {"Qwen/Qwen3-VL-Embedding-2B": (2048, 32768, SERIES[:8])}
 
 entries = pytest.mark.parametrize("entry", catalog().values(), ids=list(catalog()))
 
 
 def test_the_catalogue_lists_the_document_and_the_bundled_model() -> None:
-    """Nine models of the document, and the default one."""
-    assert set(catalog()) == {*DOCUMENT, DEFAULT_MODEL}
+    """Nine models of the document, the smaller one that takes images, and the default one."""
+    assert set(catalog()) == {*DOCUMENT, *BEYOND, DEFAULT_MODEL}
 
 
-@pytest.mark.parametrize("name", DOCUMENT)
+@pytest.mark.parametrize("name", DOCUMENT | BEYOND)
 def test_an_entry_has_the_limits_of_the_document(name: str) -> None:
     """Native size, token limit and the sizes that `dimensions` may take."""
     entry = catalog()[name]
-    assert (entry.dimensions, entry.max_tokens, entry.allowed_dimensions) == DOCUMENT[name]
+    assert (entry.dimensions, entry.max_tokens, entry.allowed_dimensions) == (DOCUMENT | BEYOND)[name]
 
 
-def test_only_the_model_that_takes_images_is_not_served() -> None:
-    """It stays listed, so that its name can be refused with the reason."""
-    assert [name for name, entry in catalog().items() if not entry.served] == ["Qwen/Qwen3-VL-Embedding-8B"]
+def test_only_the_models_that_take_images_are_not_served() -> None:
+    """They stay listed, so that their names can be refused with the reason."""
+    assert {name for name, entry in catalog().items() if not entry.served} == {
+        "Qwen/Qwen3-VL-Embedding-8B",
+        "Qwen/Qwen3-VL-Embedding-2B",
+    }
 
 
 def test_the_pro_name_stands_for_the_same_files() -> None:

@@ -4,13 +4,15 @@ Follows the configuration classes of transformers 4 and 5, defaults included. Kn
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from math import isqrt
 from pathlib import Path
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
+from quartzite.domain import PATCH_PIXELS
 from quartzite.errors import ModelRefused
-from quartzite.registry.card import Activation, BertShape, Qwen3Shape, Shape
+from quartzite.registry.card import Activation, BertShape, Qwen3Shape, Qwen3VlShape, Shape, VisionShape
 from quartzite.registry.json_file import read_json, refuse_if_any
 
 Count = Annotated[int, Meta(ge=1)]
@@ -54,12 +56,14 @@ class BertConfig(Struct, frozen=True):
 
 
 class RopeParameters(Struct, frozen=True):
-    """`rope_scaling` of transformers 4 and `rope_parameters` of transformers 5."""
+    """`rope_scaling` of transformers 4 and `rope_parameters` of transformers 5; the last two are for Qwen3-VL."""
 
     rope_type: str | None = None
     type: str | None = None
     rope_theta: float | None = None
     partial_rotary_factor: float = 1.0
+    mrope_interleaved: bool = True
+    mrope_section: tuple[Count, Count, Count] | None = None
 
 
 class Qwen3Config(Struct, frozen=True):
@@ -82,6 +86,32 @@ class Qwen3Config(Struct, frozen=True):
     use_sliding_window: bool = False
     layer_types: list[str] | None = None
     is_causal: bool = True
+
+
+class VisionConfig(Struct, frozen=True):
+    """`vision_config` of Qwen3-VL."""
+
+    depth: Count = 27
+    hidden_size: Count = 1152
+    intermediate_size: Count = 4304
+    num_heads: Count = 16
+    out_hidden_size: Count = 3584
+    num_position_embeddings: Count = 2304
+    deepstack_visual_indexes: tuple[int, ...] = (8, 16, 24)
+    hidden_act: str = "gelu_pytorch_tanh"
+    in_channels: int = 3
+    patch_size: int = 16
+    temporal_patch_size: int = 2
+    spatial_merge_size: int = 2
+    rope_parameters: RopeParameters | None = None
+
+
+class Qwen3VlConfig(Struct, frozen=True):
+    """config.json of Qwen3-VL."""
+
+    text_config: Qwen3Config
+    vision_config: VisionConfig
+    image_token_id: int = 151655
 
 
 def read_shape(file: Path) -> Shape:
@@ -150,6 +180,10 @@ def _encoder_faults(config: BertConfig, position_offset: int) -> Iterator[str]:
 def _qwen3_shape(file: Path) -> Qwen3Shape:
     config = read_json(file, Qwen3Config)
     refuse_if_any(file, [*_rope_faults(config), *_decoder_faults(config), *_bidirectional_flags(file)])
+    return _decoder_shape(config)
+
+
+def _decoder_shape(config: Qwen3Config) -> Qwen3Shape:
     return Qwen3Shape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
@@ -162,6 +196,74 @@ def _qwen3_shape(file: Path) -> Qwen3Shape:
         epsilon=config.rms_norm_eps,
         rope_theta=_rope_theta(config),
     )
+
+
+def _qwen3_vl_shape(file: Path) -> Qwen3VlShape:
+    config = read_json(file, Qwen3VlConfig)
+    text, vision = config.text_config, config.vision_config
+    sections = _rope_of(text).mrope_section or (24, 20, 20)
+    refuse_if_any(
+        file,
+        [
+            *_rope_faults(text),
+            *_decoder_faults(text),
+            *_section_faults(text, sections),
+            *_vision_faults(vision, text),
+            *_bidirectional_flags(file),
+        ],
+    )
+    return Qwen3VlShape(
+        text=_decoder_shape(text),
+        vision=VisionShape(
+            layers=vision.depth,
+            hidden=vision.hidden_size,
+            heads=vision.num_heads,
+            intermediate=vision.intermediate_size,
+            table_side=isqrt(vision.num_position_embeddings),
+            deepstack=vision.deepstack_visual_indexes,
+        ),
+        rope_sections=sections,
+        image_token=config.image_token_id,
+    )
+
+
+def _rope_of(config: Qwen3Config) -> RopeParameters:
+    return config.rope_parameters or config.rope_scaling or RopeParameters()
+
+
+def _section_faults(config: Qwen3Config, sections: tuple[int, int, int]) -> Iterator[str]:
+    if not _rope_of(config).mrope_interleaved:
+        yield "mrope_interleaved: false is not computed, only interleaved sections are"
+    if sum(sections) != config.head_dim // 2 or 3 * max(sections[1:]) > config.head_dim // 2:
+        yield f"mrope_section {list(sections)} does not divide the {config.head_dim // 2} frequencies of a head"
+    if _rope_theta(config, default=0.0) == 0.0:
+        yield "rope_theta is not stated, and the versions of transformers differ in what they take for it"
+
+
+def _vision_faults(config: VisionConfig, text: Qwen3Config) -> Iterator[str]:
+    found = (config.in_channels, config.temporal_patch_size, config.patch_size, config.spatial_merge_size)
+    if found != (3, 2, PATCH_PIXELS, 2):
+        yield f"in_channels, temporal_patch_size, patch_size, spatial_merge_size are {found}, not (3, 2, 16, 2)"
+    if ACTIVATIONS.get(config.hidden_act) != "gelu_tanh":
+        yield f"hidden_act {config.hidden_act!r} is not computed for the vision tower, only 'gelu_pytorch_tanh' is"
+    if config.out_hidden_size != text.hidden_size:
+        yield f"out_hidden_size {config.out_hidden_size} is not the text tower's hidden_size {text.hidden_size}"
+    if isqrt(config.num_position_embeddings) ** 2 != config.num_position_embeddings:
+        yield f"num_position_embeddings {config.num_position_embeddings} is no square number"
+    if config.hidden_size % (4 * config.num_heads):
+        yield f"hidden_size {config.hidden_size} leaves no whole pairs for rows and columns in {config.num_heads} heads"
+    yield from _deepstack_faults(config, text)
+    rope = config.rope_parameters or RopeParameters()
+    if (rope.rope_theta or 10_000.0) != 10_000.0 or (rope.rope_type or "axial") != "axial":
+        yield "rope_parameters of the vision tower other than axial ones with base 10000 are not computed"
+
+
+def _deepstack_faults(config: VisionConfig, text: Qwen3Config) -> Iterator[str]:
+    layers = config.deepstack_visual_indexes
+    if list(layers) != sorted(set(layers)) or not set(layers) <= set(range(config.depth)):
+        yield f"deepstack_visual_indexes {list(layers)} are no ascending layers of the {config.depth} there are"
+    if len(layers) > text.num_hidden_layers:
+        yield f"deepstack_visual_indexes are more than the {text.num_hidden_layers} layers of the text tower"
 
 
 def _decoder_faults(config: Qwen3Config) -> Iterator[str]:
@@ -189,10 +291,10 @@ def _rope_faults(config: Qwen3Config) -> Iterator[str]:
             yield f"{name}.partial_rotary_factor {rope.partial_rotary_factor:g} is not computed, only 1 is"
 
 
-def _rope_theta(config: Qwen3Config) -> float:
-    """Transformers 5 moved the base into `rope_parameters`; either way it is 10,000 where nothing is said."""
+def _rope_theta(config: Qwen3Config, default: float = 10_000.0) -> float:
+    """Transformers 5 moved the base into `rope_parameters`; either way Qwen3 has 10,000 where nothing is said."""
     stated = config.rope_parameters and config.rope_parameters.rope_theta
-    return stated or config.rope_theta or 10_000.0
+    return stated or config.rope_theta or default
 
 
 def _bidirectional_flags(file: Path) -> Iterator[str]:
@@ -211,6 +313,8 @@ ARCHITECTURES: Mapping[str, Callable[[Path], Shape]] = {
     "XLMRobertaForMaskedLM": _roberta_shape,
     "Qwen3Model": _qwen3_shape,
     "Qwen3ForCausalLM": _qwen3_shape,
+    "Qwen3VLModel": _qwen3_vl_shape,
+    "Qwen3VLForConditionalGeneration": _qwen3_vl_shape,
 }
 
 # What the `model_type` of a config.json without `architectures` stands for.
@@ -219,4 +323,5 @@ BASE_ARCHITECTURES: Mapping[str, str] = {
     "roberta": "RobertaModel",
     "xlm-roberta": "XLMRobertaModel",
     "qwen3": "Qwen3Model",
+    "qwen3_vl": "Qwen3VLModel",
 }

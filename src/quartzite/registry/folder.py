@@ -10,7 +10,15 @@ from msgspec import Struct
 
 from quartzite.errors import ModelRefused
 from quartzite.registry.architecture import read_shape
-from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3Shape, Shape
+from quartzite.registry.card import (
+    AllowedDimensions,
+    BertShape,
+    ModelCard,
+    Pooling,
+    Qwen3Shape,
+    Qwen3VlShape,
+    Shape,
+)
 from quartzite.registry.catalog import CatalogEntry
 from quartzite.registry.json_file import read_json_if_any
 from quartzite.registry.modules import read_max_seq_length, read_pooling
@@ -36,7 +44,7 @@ def read_card(name: str, folder: Path, entry: CatalogEntry | None) -> ModelCard:
     """
     _check_complete(folder)
     shape = read_shape(folder / "config.json")
-    pooling = read_pooling(folder, shape.hidden) or _unstated_pooling(folder, shape, entry)
+    pooling = read_pooling(folder, shape) or _unstated_pooling(folder, shape, entry)
     return ModelCard(
         name=name,
         folder=folder,
@@ -81,14 +89,17 @@ def _max_tokens(folder: Path, shape: Shape, entry: CatalogEntry | None) -> int:
     """The smallest limit that anything states, special tokens included."""
     limits = (
         entry.max_tokens if entry else None,
-        read_max_seq_length(folder),
+        read_max_seq_length(folder, shape),
         read_json_if_any(folder / "tokenizer_config.json", TokenizerConfig).model_max_length,
         shape.positions - (shape.position_offset if isinstance(shape, BertShape) else 0),
     )
     return int(min(limit for limit in limits if limit is not None and limit >= 1))
 
 
-def _allowed_dimensions(shape: Shape, entry: CatalogEntry | None) -> tuple[int, ...]:
+def _allowed_dimensions(shape: Shape, entry: CatalogEntry | None) -> AllowedDimensions:
+    """Models that take images are trained for every size from the least of their series to the native one."""
+    if isinstance(shape, Qwen3VlShape):
+        return range(QWEN3_DIMENSIONS[0], shape.hidden + 1)
     series = QWEN3_DIMENSIONS if isinstance(shape, Qwen3Shape) else ()
     listed = entry.allowed_dimensions if entry else series
     return tuple(size for size in listed if size <= shape.hidden)

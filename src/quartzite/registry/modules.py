@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from quartzite.registry.card import Pooling
+from quartzite.registry.card import Pooling, Qwen3VlShape, Shape
 from quartzite.registry.json_file import read_json, read_json_if_any, refuse_if_any
 
 POOLINGS: Mapping[str, Pooling] = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last"}
@@ -21,6 +21,12 @@ TRANSFORMER_FILES = (
     "sentence_roberta_config.json",
     "sentence_xlm-roberta_config.json",
 )
+
+
+DEFAULT_INSTRUCTION = "Represent the user's input."
+"""The system turn of models that take images, where a request gives none."""
+# Such models are asked through a chat template, to which the library has to be told to add the assistant's turn.
+CHAT_TEMPLATE = {"chat_template": {"add_generation_prompt": True}}
 
 
 class Module(Struct, frozen=True):
@@ -104,30 +110,31 @@ class TokenizerFile(Struct, frozen=True):
     normalizer: Normalizer | None = None
 
 
-def read_pooling(folder: Path, dimensions: int) -> Pooling | None:
+def read_pooling(folder: Path, shape: Shape) -> Pooling | None:
     """Return the pooling that `folder` asks for, None when it has no modules.json and so says nothing.
 
-    `dimensions` is the size of the network's states. Raises ModelRefused for modules, poolings, prompts and
-    dimensions that would not be honoured.
+    `shape` is that of its network. Raises ModelRefused for modules, poolings, prompts and dimensions that would not
+    be honoured.
     """
-    _check_prompts(folder / "config_sentence_transformers.json")
+    _check_prompts(folder / "config_sentence_transformers.json", isinstance(shape, Qwen3VlShape))
     file = folder / "modules.json"
     if not file.exists():
         return None
     modules = read_json(file, list[Module])
     refuse_if_any(file, _chain_faults(modules))
-    return _pooling(folder / modules[1].path / "config.json", dimensions)
+    return _pooling(folder / modules[1].path / "config.json", shape.hidden)
 
 
-def read_max_seq_length(folder: Path) -> int | None:
-    """Return the token limit that the folder's Transformer module states, if any.
+def read_max_seq_length(folder: Path, shape: Shape) -> int | None:
+    """Return the token limit that the Transformer module of a folder, whose network has `shape`, states, if any.
 
     Raises ModelRefused for anything in that file that would not be honoured.
     """
     named = [folder / name for name in TRANSFORMER_FILES]
     file = next((file for file in named if file.exists()), named[0])
     config = read_json_if_any(file, TransformerConfig)
-    refuse_if_any(file, _transformer_faults(config, folder / "tokenizer.json"))
+    takes_images = isinstance(shape, Qwen3VlShape)
+    refuse_if_any(file, _transformer_faults(config, folder / "tokenizer.json", takes_images))
     return config.max_seq_length
 
 
@@ -159,15 +166,18 @@ def _pooling_faults(config: PoolingConfig, dimensions: int) -> Iterator[str]:
         yield f"it pools {stated} dimensions, the network has {dimensions}"
 
 
-def _check_prompts(file: Path) -> None:
+def _check_prompts(file: Path, takes_images: bool) -> None:
     config = read_json_if_any(file, PromptConfig)
-    refuse_if_any(file, _prompt_faults(config))
+    refuse_if_any(file, _prompt_faults(config, "" if not takes_images else DEFAULT_INSTRUCTION))
 
 
-def _prompt_faults(config: PromptConfig) -> Iterator[str]:
-    """A prompt that names itself the default would be put before every text; texts are embedded as they are sent."""
+def _prompt_faults(config: PromptConfig, given: str) -> Iterator[str]:
+    """A prompt that names itself the default would be put before every text; texts are embedded as they are sent.
+
+    `given` is the one that is there anyway: the system turn of models that take images.
+    """
     name = config.default_prompt_name
-    if name is not None and (config.prompts or {}).get(name, "undefined"):
+    if name is not None and (config.prompts or {}).get(name, "undefined") not in (None, "", given):
         yield (
             f"default_prompt_name {name!r} asks to put a prompt before every text, which is not done; "
             "set it to null and let clients send the prompt"
@@ -178,21 +188,23 @@ def _prompt_faults(config: PromptConfig) -> Iterator[str]:
         yield f"truncate_dim {config.truncate_dim} is not honoured; set it to null and let clients send `dimensions`"
 
 
-def _transformer_faults(config: TransformerConfig, tokenizer: Path) -> Iterator[str]:
+def _transformer_faults(config: TransformerConfig, tokenizer: Path, takes_images: bool) -> Iterator[str]:
     if config.transformer_task != "feature-extraction":
         yield f"transformer_task {config.transformer_task!r} is not computed, only 'feature-extraction' is"
-    if config.modality_config is not None and not _plain_text(config.modality_config):
+    if config.modality_config is not None and not _plain(config.modality_config, takes_images):
         yield "modality_config does not take text straight to last_hidden_state, which is all that is computed"
     for name in ("processing_kwargs", "config_args", "config_kwargs"):
-        if getattr(config, name):
+        if getattr(config, name) and not (takes_images and getattr(config, name) == CHAT_TEMPLATE):
             yield f"{name} {getattr(config, name)} is not honoured"
     if config.do_lower_case and not _lowers(tokenizer):
         yield f"do_lower_case is set, but {tokenizer.name} keeps upper case; give it a Lowercase normalizer"
 
 
-def _plain_text(modalities: Mapping[str, Mapping[str, Any]]) -> bool:
-    text = modalities.get("text", {})
-    return (text.get("method"), text.get("method_output_name")) == ("forward", "last_hidden_state")
+def _plain(modalities: Mapping[str, Mapping[str, Any]], takes_images: bool) -> bool:
+    """Whether texts, and the other modalities of models that take images, go straight to the last hidden states."""
+    asked = modalities.values() if takes_images else [modalities.get("text", {})]
+    ways = [(way.get("method"), way.get("method_output_name")) for way in asked]
+    return all(way == ("forward", "last_hidden_state") for way in ways)
 
 
 def _lowers(tokenizer: Path) -> bool:

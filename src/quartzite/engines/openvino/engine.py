@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,13 +14,14 @@ import openvino as ov
 from quartzite.config import EngineSettings
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.base import MicroBatchShape
-from quartzite.engines.openvino import bert, qwen3
+from quartzite.engines.openvino import bert, qwen3, qwen3_vl
 from quartzite.engines.openvino.int8 import with_int8_products
 from quartzite.engines.openvino.precision import choose, processor_flags
+from quartzite.engines.openvino.qwen3_vl_vision import VisionTower
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.session import Graphs
 from quartzite.errors import ModelRefused
-from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3VlShape, Shape
+from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3Shape, Qwen3VlShape, Shape
 from quartzite.weights.folder import open_weights
 from quartzite.weights.layout import match
 from quartzite.weights.tensor import Tensor
@@ -47,26 +49,38 @@ class Inputs(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A model ready to run: its graphs, what makes their inputs, and what sees pictures where items may have some."""
+
+    graphs: Graphs
+    inputs: Inputs
+    vision: VisionTower | None
+
+
 class OpenVinoEngine:
     """Runs one model with OpenVINO."""
 
     def __init__(
-        self, card: ModelCard, inputs: Inputs, graphs: Graphs, shape: MicroBatchShape, streams: int, arithmetic: str
+        self, card: ModelCard, network: Network, shape: MicroBatchShape, streams: int, arithmetic: str
     ) -> None:
         self.dimensions = card.dimensions
         self.streams = streams
         self.arithmetic = arithmetic
         self.shape = shape
         self._pooling = card.pooling
-        self._inputs = inputs
-        self._graphs = graphs
+        self._inputs = network.inputs
+        self._graphs = network.graphs
+        self._vision = network.vision
         # A long item runs in pieces; the turns let micro-batches in between them.
         self._turns = asyncio.Semaphore(streams)
-        self._warming = threading.Thread(target=graphs.warm, name=f"warm {card.name}", daemon=True)
+        self._warming = threading.Thread(target=self._graphs.warm, name=f"warm {card.name}", daemon=True)
         self._warming.start()
 
     async def embed(self, batch: Sequence[Encoded]) -> Vectors:
         """Return one pooled vector per item, in order: float32 (B, D), not normalised."""
+        if self._vision is not None:
+            batch = await self._vision.see(batch, self._turns)
         tokens = sum(item.tokens for item in batch)
         if tokens > self.shape.tokens:
             return await self._embed_long(batch[0])
@@ -148,23 +162,34 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
         graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, apart=_is_small(card))
         graph, length = graphs.for_row(1)
         graph.prime(inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], length, shape.items), streams)
+        vision = vision_tower(card, tensors, compile_)
+        if vision is not None:
+            vision.prime(streams)
     except RuntimeError as error:
         raise ModelRefused(f"{card.name}: OpenVINO refuses it on {settings.device}: {error}") from error
-    return OpenVinoEngine(card, inputs, graphs, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
+    network = Network(graphs, inputs, vision)
+    return OpenVinoEngine(card, network, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
 
 
 def model_tensors(card: ModelCard, int8_cache: Path | None) -> dict[str, Tensor]:
     """Return the tensors of `card`, checked against its architecture; with `int8_cache`, its products as int8."""
-    shape = card.shape
-    if isinstance(shape, Qwen3VlShape):
-        raise ModelRefused(f"{card.name} takes images, which this version does not serve yet")
-    part = bert if isinstance(shape, BertShape) else qwen3
-    expected: dict[str, tuple[int, ...]] = part.expected_tensors(shape)
-    tensors = match(open_weights(card.folder), expected, shape.prefixes, part.IGNORABLE)
+    expected, ignorable = _layout(card.shape)
+    tensors = match(open_weights(card.folder), expected, card.shape.prefixes, ignorable)
     if int8_cache is None:
         return tensors
-    products = [name for name, size in expected.items() if len(size) == 2 and not name.startswith("embed")]
+    products = [name for name, size in expected.items() if len(size) == 2 and "embed" not in name]
     return with_int8_products(tensors, products, card.folder, int8_cache)
+
+
+def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Return the tensors an architecture must have, with their shapes, and expressions for those it may."""
+    match shape:
+        case BertShape():
+            return bert.expected_tensors(shape), bert.IGNORABLE
+        case Qwen3Shape():
+            return qwen3.expected_tensors(shape), qwen3.IGNORABLE
+        case Qwen3VlShape():
+            return qwen3_vl.expected_tensors(shape), qwen3_vl.IGNORABLE
 
 
 def architecture(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[Build, Inputs]:
@@ -172,13 +197,24 @@ def architecture(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[Build,
     shape = card.shape
     if isinstance(shape, BertShape):
         return bert.BertGraph(shape, tensors, card.pooling).build, bert.BertInputs(shape, tensors, card.pooling)
-    if isinstance(shape, Qwen3VlShape):
-        shape = shape.text
+    if isinstance(shape, Qwen3Shape):
+        inputs = qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
+        return lambda _, slots: qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots), inputs
+    tower, deep = qwen3_vl.tower(tensors, qwen3_vl.TEXT), len(shape.vision.deepstack)
 
     def build(_: int | None, slots: int) -> ov.Model:
-        return qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots)
+        return qwen3.Qwen3Graph(shape.text, tower, card.pooling).build(slots, deep)
 
-    return build, qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
+    return build, qwen3_vl.Qwen3VlInputs(shape, tower, card.pooling, card.max_tokens)
+
+
+def vision_tower(
+    card: ModelCard, tensors: Mapping[str, Tensor], compile_: Callable[[ov.Model], Any]
+) -> VisionTower | None:
+    """Return what sees the pictures of `card`'s items; None where items have none."""
+    if not isinstance(card.shape, Qwen3VlShape):
+        return None
+    return VisionTower(card.shape.vision, qwen3_vl.tower(tensors, qwen3_vl.VISION), compile_)
 
 
 def parallelism(settings: EngineSettings) -> tuple[int, int]:

@@ -4,6 +4,7 @@ Knows OpenVINO's operators and nothing of files or queues. States are (1, T, hid
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,24 @@ def join_heads(states: Node, width: int) -> Node:
     """Return (1, heads, T, size) as (1, T, width) with width = heads * size."""
     together = opset15.transpose(states, integers([0, 2, 1, 3]))
     return opset15.reshape(together, integers([0, 0, width]), special_zero=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """The rotary tables of one row as graph nodes, (1, 1, T, head_size) each."""
+
+    cosine: Node
+    sine: Node
+
+
+def rotate(states: Node, rotary: Rotary, size: int) -> Node:
+    """Turn each head by its position; written with slices, the form that the plugin makes one operation of."""
+    half = integers([size // 2])
+    axis, step = integers([3]), integers([1])
+    first = opset15.slice(states, integers([0]), half, step, axis)
+    second = opset15.slice(states, half, integers([size]), step, axis)
+    turned = opset15.concat([opset15.multiply(second, opset15.constant(np.float32(-1))), first], -1)
+    return opset15.add(opset15.multiply(states, rotary.cosine), opset15.multiply(turned, rotary.sine))
 
 
 def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:

@@ -7,7 +7,6 @@ graph: a position such as 8191 is no bfloat16 number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import openvino as ov
@@ -23,6 +22,8 @@ from quartzite.registry.card import Pooling, Qwen3Shape
 from quartzite.weights.tensor import Tensor
 
 WORDS = "embed_tokens.weight"
+ADDED = "added.{}"
+"""Name of the input that is added to the states after a layer."""
 IGNORABLE = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
 
 
@@ -49,14 +50,6 @@ def expected_tensors(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
     return names
 
 
-@dataclass(frozen=True, slots=True)
-class Rotary:
-    """The rotary tables of one row as graph nodes, (1, 1, T, head_size) each."""
-
-    cosine: Node
-    sine: Node
-
-
 class Qwen3Graph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph."""
 
@@ -66,37 +59,42 @@ class Qwen3Graph:
         self.pooling = pooling
         self._sinks: list[Node] = []
 
-    def build(self, slots: int) -> ov.Model:
+    def build(self, slots: int, deep: int = 0) -> ov.Model:
         """Return the graph for rows of any length T and `slots` item slots.
 
         Inputs: `states` f32 (1, T, hidden) word embeddings; `cosine`, `sine` f32 (1, 1, T, head_size); `segments`
         int32 (1, T); `key_segments` int32 (1, S), the segments of the state and of this row after it; `members`,
-        `counts` as `graph.pool` takes them. Output: f32 (slots, hidden).
+        `counts` as `graph.pool` takes them; `added.0` and so on, f32 (1, T, hidden), or (1, 1, hidden) for nothing:
+        what is added to the states after each of the first `deep` layers. Output: f32 (slots, hidden).
         """
         size = self.shape.head_size
         states = _input("states", [1, -1, self.shape.hidden], Type.f32)
-        rotary = Rotary(*(_input(name, [1, 1, -1, size], Type.f32) for name in ("cosine", "sine")))
+        rotary = graph.Rotary(*(_input(name, [1, 1, -1, size], Type.f32) for name in ("cosine", "sine")))
         segments = _input("segments", [1, -1], Type.i32)
         keys = _input("key_segments", [1, -1], Type.i32)
         gathers = self.pooling in ("cls", "last")
         members = _input("members", [slots] if gathers else [slots, -1], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
-        hidden = self.trunk(states, rotary, graph.segment_mask(segments, keys, causal=True), stateful=True)
+        added = [_input(ADDED.format(layer), [1, -1, self.shape.hidden], Type.f32) for layer in range(deep)]
+        hidden = self.trunk(states, rotary, graph.segment_mask(segments, keys, causal=True), stateful=True, added=added)
         pooled = opset15.result(graph.pool(hidden, self.pooling, members, counts))
-        inputs = [states, rotary.cosine, rotary.sine, segments, keys, members]
+        inputs = [states, rotary.cosine, rotary.sine, segments, keys, members, *added]
         inputs += [counts] if self.pooling == "mean" else []
         return ov.Model([pooled], self._sinks, inputs, "qwen3")
 
-    def trunk(self, states: Node, rotary: Rotary, mask: Node, stateful: bool) -> Node:
+    def trunk(self, states: Node, rotary: graph.Rotary, mask: Node, stateful: bool, added: Sequence[Node] = ()) -> Node:
         """Return the normed last hidden states of word embeddings `states` (B, T, hidden) under an additive `mask`.
 
-        With `stateful`, keys and values are appended to the graph's state and attention goes over all of it.
+        With `stateful`, keys and values are appended to the graph's state and attention goes over all of it. `added`
+        is added to the states after the first layers, one after the other.
         """
         for layer in range(self.shape.layers):
             states = self._layer(states, layer, rotary, mask, stateful)
+            if layer < len(added):
+                states = opset15.add(states, added[layer])
         return self._norm(states, "norm")
 
-    def _layer(self, states: Node, layer: int, rotary: Rotary, mask: Node, stateful: bool) -> Node:
+    def _layer(self, states: Node, layer: int, rotary: graph.Rotary, mask: Node, stateful: bool) -> Node:
         at = f"layers.{layer}"
         normed = self._norm(states, f"{at}.input_layernorm")
         states = opset15.add(states, self._attention(normed, at, rotary, mask, stateful))
@@ -105,7 +103,7 @@ class Qwen3Graph:
         inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
         return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
 
-    def _attention(self, states: Node, at: str, rotary: Rotary, mask: Node, stateful: bool) -> Node:
+    def _attention(self, states: Node, at: str, rotary: graph.Rotary, mask: Node, stateful: bool) -> Node:
         shape, own = self.shape, f"{at}.self_attn"
         query = self._heads(states, f"{own}.q", shape.heads, rotary)
         key = self._heads(states, f"{own}.k", shape.key_value_heads, rotary)
@@ -131,12 +129,12 @@ class Qwen3Graph:
         attended = opset15.matmul(opset15.softmax(scores, -1), value, False, False)
         return opset15.reshape(attended, graph.integers([0, self.shape.heads, -1, size]), special_zero=True)
 
-    def _heads(self, states: Node, name: str, heads: int, rotary: Rotary) -> Node:
+    def _heads(self, states: Node, name: str, heads: int, rotary: graph.Rotary) -> Node:
         """Project, split, norm each head, turn by position: (1, T, hidden) to (1, heads, T, head_size)."""
         projected = self._linear(states, f"{name}_proj")
         split = opset15.reshape(projected, graph.integers([0, 0, heads, self.shape.head_size]), special_zero=True)
         normed = opset15.transpose(self._norm(split, f"{name}_norm"), graph.integers([0, 2, 1, 3]))
-        return _rotate(normed, rotary, self.shape.head_size)
+        return graph.rotate(normed, rotary, self.shape.head_size)
 
     def _with_state(self, new: Node, name: str) -> Node:
         """Append `new` (1, heads, T, size) to the named state and return the whole of it (1, heads, S, size)."""
@@ -164,7 +162,7 @@ class Qwen3Inputs:
 
     def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling, longest: int) -> None:
         self._words = EmbeddingTable(tensors[WORDS])
-        self._rotary = RotaryTables(longest, shape.head_size, shape.rope_theta)
+        self.rotary = RotaryTables(longest, shape.head_size, shape.rope_theta)
         self._pooling = pooling
 
     def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
@@ -184,21 +182,11 @@ class Qwen3Inputs:
     def _arrays(self, row: PackedRow, keys: Ids, slots: int) -> Arrays:
         return {
             "states": self._words.rows(row.ids)[None],
-            **self._rotary.at(row.positions),
+            **self.rotary.at(row.positions),
             "segments": row.segments[None],
             "key_segments": keys[None],
             **pooling_arrays(row, self._pooling, slots),
         }
-
-
-def _rotate(states: Node, rotary: Rotary, size: int) -> Node:
-    """Turn each head by its position; written with slices, the form that the plugin makes one operation of."""
-    half = graph.integers([size // 2])
-    axis, step = graph.integers([3]), graph.integers([1])
-    first = opset15.slice(states, graph.integers([0]), half, step, axis)
-    second = opset15.slice(states, half, graph.integers([size]), step, axis)
-    turned = opset15.concat([opset15.multiply(second, opset15.constant(np.float32(-1))), first], -1)
-    return opset15.add(opset15.multiply(states, rotary.cosine), opset15.multiply(turned, rotary.sine))
 
 
 def _input(name: str, shape: list[int], kind: Type) -> Node:

@@ -30,6 +30,17 @@ class EmbeddingTable:
         return bf16_to_f32(rows) if self._is_bf16 else rows.astype(np.float32, copy=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen(Encoded):
+    """An item whose picture has been through the vision tower.
+
+    `features` float32 (1 + deep, n, hidden) of its n image tokens: their embeddings, and what is added to their states
+    after each of the first layers.
+    """
+
+    features: NDArray[np.float32] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class PackedRow:
     """Where every token of a micro-batch lies. `ids`, `positions`, `segments`: int32 (T,); `lengths`: int32 (B,).
@@ -88,3 +99,12 @@ class RotaryTables:
     def at(self, positions: Ids) -> dict[str, NDArray[np.generic]]:
         """Return the graph inputs `cosine` and `sine`, float32 (1, 1, T, head_size), of `positions` int32 (T,)."""
         return {name: np.tile(table[positions], 2)[None, None] for name, table in self._tables.items()}
+
+    def along(self, positions: Ids, axes: Ids) -> dict[str, NDArray[np.generic]]:
+        """Return the inputs `cosine` and `sine`, as `at` does, of `positions` int32 (A, T) along A axes.
+
+        `axes` int32 (head_size / 2) gives each frequency the axis by which it turns.
+        """
+        places = positions[axes].T
+        numbers = np.arange(len(axes))
+        return {name: np.tile(table[places, numbers], 2)[None, None] for name, table in self._tables.items()}
