@@ -206,63 +206,62 @@ def _qwen3(own: Config, *, end: int, tied: bool, file_format: FileFormat) -> Blu
     )
 
 
+SEEING_FILES: dict[str, Config] = {
+    "sentence_bert_config": {
+        "transformer_task": "feature-extraction",
+        "modality_config": {
+            kind: {"method": "forward", "method_output_name": "last_hidden_state"}
+            for kind in ("text", "image", "message")
+        },
+        "module_output_name": "token_embeddings",
+        "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
+    },
+    "sentence_transformers_config": {
+        "prompts": {"default": "Represent the user's input."},
+        "default_prompt_name": "default",
+        "similarity_fn_name": "cosine",
+    },
+}
+"""The likely content of the sentence-transformers files of models that see."""
+VISION_COMMON = {
+    "hidden_act": "gelu_pytorch_tanh",
+    "in_channels": 3,
+    "initializer_range": 0.02,
+    "model_type": "qwen3_vl",
+    "num_heads": 16,
+    "num_position_embeddings": 2304,
+    "patch_size": 16,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+
+
 def _qwen3_vl(text: Config, vision: Config, *, tied: bool, file_format: FileFormat) -> Blueprint:
-    """Return the text tower of Qwen3 with a vision tower; of its sentence-transformers files the likely content."""
+    """Return the text tower of Qwen3 with a vision tower."""
     qwen3 = _qwen3(text, end=151645, tied=tied, file_format=file_format)
-    own = ("architectures", "model_type", "tie_word_embeddings", "torch_dtype", "rope_scaling", "max_window_layers")
-    common = {key: value for key, value in qwen3.config.items() if key not in own}
-    forward = {"method": "forward", "method_output_name": "last_hidden_state"}
-    return replace(
-        qwen3,
-        config={
-            "architectures": ["Qwen3VLForConditionalGeneration"],
-            "image_token_id": 151655,
-            "model_type": "qwen3_vl",
-            "text_config": {
-                **common,
-                "dtype": "bfloat16",
-                "max_position_embeddings": 262144,
-                "model_type": "qwen3_vl_text",
-                "rope_scaling": {
-                    "mrope_interleaved": True,
-                    "mrope_section": [24, 20, 20],
-                    "rope_type": "default",
-                },
-                "rope_theta": 5000000,
-                "vocab_size": 151936,
-            },
-            "tie_word_embeddings": tied,
-            "transformers_version": "4.57.0",
-            "video_token_id": 151656,
-            "vision_config": {
-                "hidden_act": "gelu_pytorch_tanh",
-                "in_channels": 3,
-                "initializer_range": 0.02,
-                "model_type": "qwen3_vl",
-                "num_heads": 16,
-                "num_position_embeddings": 2304,
-                "out_hidden_size": text["hidden_size"],
-                "patch_size": 16,
-                "spatial_merge_size": 2,
-                "temporal_patch_size": 2,
-                **vision,
-            },
-            "vision_end_token_id": 151653,
-            "vision_start_token_id": 151652,
-        },
-        sentence_bert_config={
-            "transformer_task": "feature-extraction",
-            "modality_config": {kind: forward for kind in ("text", "image", "message")},
-            "module_output_name": "token_embeddings",
-            "processing_kwargs": {"chat_template": {"add_generation_prompt": True}},
-        },
-        sentence_transformers_config={
-            "prompts": {"default": "Represent the user's input."},
-            "default_prompt_name": "default",
-            "similarity_fn_name": "cosine",
-        },
-        prefix="model.",
-    )
+    own = ("architectures", "model_type", "tie_word_embeddings", "torch_dtype", "max_window_layers")
+    text_config = {
+        **{key: value for key, value in qwen3.config.items() if key not in own},
+        "dtype": "bfloat16",
+        "max_position_embeddings": 262144,
+        "model_type": "qwen3_vl_text",
+        "rope_scaling": {"mrope_interleaved": True, "mrope_section": [24, 20, 20], "rope_type": "default"},
+        "rope_theta": 5000000,
+        "vocab_size": 151936,
+    }
+    config = {
+        "architectures": ["Qwen3VLForConditionalGeneration"],
+        "image_token_id": 151655,
+        "model_type": "qwen3_vl",
+        "text_config": text_config,
+        "tie_word_embeddings": tied,
+        "transformers_version": "4.57.0",
+        "video_token_id": 151656,
+        "vision_config": {**VISION_COMMON, "out_hidden_size": text["hidden_size"], **vision},
+        "vision_end_token_id": 151653,
+        "vision_start_token_id": 151652,
+    }
+    return replace(qwen3, config=config, prefix="model.", **SEEING_FILES)  # type: ignore[arg-type]
 
 
 KNOWN: Mapping[str, Blueprint] = {
