@@ -173,8 +173,12 @@ def test_a_failed_run_of_the_tower_leaves_it_usable(loaded: Loaded, monkeypatch:
     """A picture that cannot be computed fails its own micro-batch at once, and the next one is answered as before."""
     engine, item = loaded("qwen3-vl"), items("qwen3-vl")[6]
     expected = alone(engine, [item])
+
+    def short_of_pixels(parts: Any, length: int) -> Any:
+        return parts[0][:4] if parts[0].shape[1] == pictures.PATCH_VALUES else pictures.laid(parts, length)
+
     with monkeypatch.context() as patch:
-        patch.setattr(qwen3_vl_vision, "patch_values", lambda _: np.zeros((3, 768), dtype=np.float32))
+        patch.setattr(qwen3_vl_vision, "laid", short_of_pixels)
         with pytest.raises(RuntimeError):
             alone(engine, [item])
     assert np.array_equal(alone(engine, [item]), expected)
@@ -249,7 +253,8 @@ def test_pictures_that_see_each_other_would_be_seen(
     packed = qwen3_vl_vision.VisionInputs.packed
 
     def one_segment(self: Any, shown: Sequence[Picture]) -> Any:
-        return {**packed(self, shown), "segments": np.zeros((1, 1), dtype=np.int32)}
+        arrays = packed(self, shown)
+        return {**arrays, "key_segments": np.minimum(arrays["key_segments"], 0), "segments": np.zeros((1, 1), np.int32)}
 
     monkeypatch.setattr(qwen3_vl_vision.VisionInputs, "packed", one_segment)
     engine = load(read_card(name, folder(name), None), EngineSettings(precision="f32"), tmp_path)

@@ -8,6 +8,8 @@ from quartzite.domain import Encoded, Picture
 from quartzite.engines.openvino.pictures import (
     groups,
     in_blocks,
+    laid,
+    padded_length,
     patch_values,
     position_embeddings,
     rope_positions,
@@ -104,3 +106,23 @@ def test_groups_keep_the_order_and_the_bound(grids: list[tuple[int, int]], most:
     for group in divided:
         assert group
         assert len(group) == 1 or sum(4 * picture.tokens for picture in group) <= most
+
+
+@given(st.integers(1, 8000).map(lambda tokens: 4 * tokens))
+def test_lengths_of_runs_are_few(patches: int) -> None:
+    """A run is filled up to one of few lengths, each a whole number of tokens and a little longer at most."""
+    length = padded_length(patches)
+    assert patches <= length < patches + 128
+    assert length % 4 == 0
+    assert padded_length(length) == length
+
+
+def test_all_pictures_together_have_few_lengths() -> None:
+    """Of up to 1,800 tokens, the most that a picture has, there are fewer than a hundred."""
+    assert len({padded_length(4 * tokens) for tokens in range(1, 1801)}) < 100
+
+
+def test_parts_are_laid_end_to_end() -> None:
+    """What is left of the length is zeros."""
+    one, other = np.ones((2, 3), dtype=np.float32), np.full((1, 3), 2, dtype=np.float32)
+    assert laid([one, other], 5)[:, 0].tolist() == [1, 1, 2, 0, 0]

@@ -99,3 +99,16 @@ def groups(pictures: Sequence[Picture], most: int) -> list[list[Picture]]:
         divided[-1].append(picture)
         room -= patches
     return divided
+
+
+def padded_length(patches: int) -> int:
+    """Return the length to which a run of `patches` is filled up: every new one costs memory that stays."""
+    step = 64 if patches <= 2048 else 128
+    return -(-patches // step) * step
+
+
+def laid(parts: Sequence[NDArray[np.float32]], length: int) -> NDArray[np.float32]:
+    """Return `parts` (n, X) end to end in one array (length, X) whose tail is zeros."""
+    row = np.zeros((length, parts[0].shape[1]), dtype=np.float32)
+    np.concatenate(parts, out=row[: sum(map(len, parts))])
+    return row

@@ -23,11 +23,13 @@ from quartzite.engines.openvino.pictures import (
     MERGED,
     PATCH_VALUES,
     groups,
+    laid,
+    padded_length,
     patch_values,
     position_embeddings,
     rotary_tables,
 )
-from quartzite.engines.openvino.rows import Arrays, Seen
+from quartzite.engines.openvino.rows import TAIL, Arrays, Seen
 from quartzite.engines.openvino.session import CompiledGraph
 from quartzite.registry.card import VisionShape
 from quartzite.weights.tensor import Tensor
@@ -94,19 +96,20 @@ class VisionGraph:
         """Return the graph for any number P of patches.
 
         Inputs: `pixels` f32 (1, P, 768); `positions` f32 (1, P, hidden); `cosine`, `sine` f32 (1, 1, P, head_size);
-        `segments` int32 (1, P), or (1, 1) for a single picture, so that no P x P mask is made.
+        `segments` int32 (1, P), or (1, 1) for a single picture, so that no P x P mask is made; `key_segments` int32
+        (1, P). Patches of TAIL belong to no picture.
         Output: f32 (1 + deep, P / 4, out): the tokens, and what is added to them in the text tower's first layers.
         """
         pixels = _input("pixels", [1, -1, PATCH_VALUES], Type.f32)
         positions = _input("positions", [1, -1, self.shape.hidden], Type.f32)
         cosine, sine = (_input(name, [1, 1, -1, self._head_size], Type.f32) for name in ("cosine", "sine"))
-        segments = _input("segments", [1, -1], Type.i32)
+        segments, keys = (_input(name, [1, -1], Type.i32) for name in ("segments", "key_segments"))
         rotary = graph.Rotary(cosine, sine)
-        mask = graph.segment_mask(segments, segments, causal=False)
+        mask = graph.segment_mask(segments, keys, causal=False)
         bias = self.tensors["patch_embed.proj.bias"]
         states = opset15.add(graph.product(pixels, self._patch_weight, None, bias), positions)
         features = opset15.concat(self._features(states, rotary, mask), 0)
-        return ov.Model([features], [pixels, positions, cosine, sine, segments], "qwen3_vl_vision")
+        return ov.Model([features], [pixels, positions, cosine, sine, segments, keys], "qwen3_vl_vision")
 
     def _features(self, states: Node, rotary: graph.Rotary, mask: Node) -> list[Node]:
         deep: list[Node] = []
@@ -168,17 +171,20 @@ class VisionInputs:
         self._head_size = shape.hidden // shape.heads
 
     def packed(self, pictures: Sequence[Picture]) -> Arrays:
-        """Return the inputs for `pictures` laid end to end."""
+        """Return the inputs for `pictures` laid end to end, and a tail up to a length of few different ones."""
         grids = [picture.patches for picture in pictures]
-        tables = [rotary_tables(grid, self._head_size) for grid in grids]
         lengths = [rows * columns for rows, columns in grids]
-        segments = np.repeat(np.arange(len(grids), dtype=np.int32), lengths if len(grids) > 1 else 1)
+        tables = [rotary_tables(grid, self._head_size) for grid in grids]
+        length = padded_length(sum(lengths))
+        segments = np.full(length, TAIL, dtype=np.int32)
+        segments[: sum(lengths)] = np.repeat(np.arange(len(grids), dtype=np.int32), lengths)
         return {
-            "pixels": np.concatenate([patch_values(picture) for picture in pictures])[None],
-            "positions": np.concatenate([position_embeddings(self._table, grid) for grid in grids])[None],
-            "cosine": np.concatenate([cosine for cosine, _ in tables])[None, None],
-            "sine": np.concatenate([sine for _, sine in tables])[None, None],
-            "segments": segments[None],
+            "pixels": laid([patch_values(picture) for picture in pictures], length)[None],
+            "positions": laid([position_embeddings(self._table, grid) for grid in grids], length)[None],
+            "cosine": laid([cosine for cosine, _ in tables], length)[None, None],
+            "sine": laid([sine for _, sine in tables], length)[None, None],
+            "segments": segments[None] if len(grids) > 1 else np.zeros((1, 1), dtype=np.int32),
+            "key_segments": segments[None],
         }
 
 
@@ -212,7 +218,7 @@ class VisionTower:
                 features = await run(arrays)
         finally:
             self._graph.give_back(run)
-        return np.split(features, np.cumsum([picture.tokens for picture in pictures])[:-1], axis=1)
+        return np.split(features, np.cumsum([picture.tokens for picture in pictures]), axis=1)[:-1]
 
 
 def _seen(item: Encoded, features: Iterator[NDArray[np.float32]]) -> Seen:
