@@ -91,7 +91,8 @@ def infinity(dtype: str) -> Callable[[Site], Command]:
             "url-prefix": "/v1",
         }
         program = site.python("infinity").with_name("infinity_emb")
-        arguments = [program, "v2", *_flags(flags), "--no-bettertransformer"]
+        # Its warm-up computes full batches of its longest text for minutes; the bench has a warm-up of its own.
+        arguments = [program, "v2", *_flags(flags), "--no-bettertransformer", "--no-model-warmup"]
         return _command(arguments, {"INFINITY_ANONYMOUS_USAGE_STATS": "0"})
 
     return command
@@ -161,7 +162,8 @@ CONTENDERS = {
     "vllm": Contender("vllm", vllm),
     "infinity": Contender("infinity", infinity("bfloat16")),
     "infinity-f32": Contender("infinity", infinity("float32")),
-    "llama": Contender("llama", llama, make_gguf),
+    # The converter asks for normaliser tables, which the small vocabulary of bge-m3's random folder does not have.
+    "llama": Contender("llama", llama, make_gguf, frozenset({"bge-m3"})),
     "st-torch": Contender("sentence-transformers", library("torch", "sentence-transformers", "bfloat16")),
     "st-f32": Contender("sentence-transformers", library("torch", "sentence-transformers")),
     "st-onnx": Contender("onnx", library("onnx", "onnx"), export("onnx")),
