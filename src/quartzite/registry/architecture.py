@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from quartzite.domain import PATCH_PIXELS
 from quartzite.errors import ModelRefused
 from quartzite.registry.card import Activation, BertShape, Qwen3Shape, Qwen3VlShape, Shape, VisionShape
 from quartzite.registry.json_file import read_json, refuse_if_any
@@ -242,7 +241,7 @@ def _section_faults(config: Qwen3Config, sections: tuple[int, int, int]) -> Iter
 
 def _vision_faults(config: VisionConfig, text: Qwen3Config) -> Iterator[str]:
     found = (config.in_channels, config.temporal_patch_size, config.patch_size, config.spatial_merge_size)
-    if found != (3, 2, PATCH_PIXELS, 2):
+    if found != (3, 2, 16, 2):
         yield f"in_channels, temporal_patch_size, patch_size, spatial_merge_size are {found}, not (3, 2, 16, 2)"
     if ACTIVATIONS.get(config.hidden_act) != "gelu_tanh":
         yield f"hidden_act {config.hidden_act!r} is not computed for the vision tower, only 'gelu_pytorch_tanh' is"
