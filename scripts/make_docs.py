@@ -149,7 +149,7 @@ def metrics_page() -> str:
 
 def openapi_page() -> str:
     """Return the OpenAPI document of a server with the settings as they come."""
-    return json.dumps(openapi(RequestSettings(), [DEFAULT_MODEL]), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(openapi(RequestSettings(), [DEFAULT_MODEL], admin=True), indent=1, ensure_ascii=False) + "\n"
 
 
 def cli_page() -> str:

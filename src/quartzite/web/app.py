@@ -43,7 +43,7 @@ def build_app(
     metrics.watch_bodies(lambda: bodies.held_bytes)
     models = Models(pipeline)
     operations = Operations(pipeline, metrics, admin.models.changing if admin else {})
-    documents = Documents(pipeline.models, settings)
+    documents = Documents(pipeline.models, settings, admin is not None)
     app = Starlette(
         routes=[
             Route("/v1/embeddings", Embeddings(pipeline, settings, bodies).create, methods=["POST"]),

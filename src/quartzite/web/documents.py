@@ -15,11 +15,15 @@ from quartzite.web.openapi import openapi
 
 
 class Documents:
-    """The endpoints that describe the API, with the limits of `settings` and one of the `models` served now."""
+    """The endpoints that describe the API, with the limits of `settings` and one of the `models` served now.
 
-    def __init__(self, models: Mapping[str, object], settings: RequestSettings) -> None:
+    `admin` says whether there is an admin API to describe.
+    """
+
+    def __init__(self, models: Mapping[str, object], settings: RequestSettings, admin: bool) -> None:
         self._models = models
         self._settings = settings
+        self._admin = admin
         self._made: _Made | None = None
 
     async def openapi(self, _http: Request) -> JsonResponse:
@@ -39,7 +43,7 @@ class Documents:
         return self._made
 
     def _make(self, names: tuple[str, ...]) -> "_Made":
-        document = openapi(self._settings, names)
+        document = openapi(self._settings, names, self._admin)
         return _Made(names, orjson.dumps(document), docs_page(document))
 
 

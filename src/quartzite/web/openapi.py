@@ -26,11 +26,13 @@ from quartzite.errors import (
     NotArrived,
     PathNotFound,
     RequestFailure,
+    Stopping,
     wire_row,
 )
 from quartzite.web.examples import EXAMPLES
 from quartzite.web.failures import render
 from quartzite.web.limits import LIMIT_HEADERS
+from quartzite.web.openapi_admin import SCHEME, admin_paths
 from quartzite.web.tracing import TRACE_ID
 
 Json = dict[str, Any]
@@ -42,17 +44,24 @@ NOT_WHEN_EMBEDDING = (MethodRefused, ClientGone, *OF_ADMIN)
 _SCHEMAS = {"object": "Failure", "object without code": "FailureWithoutCode", "string": "FailureText"}
 
 
-def openapi(settings: RequestSettings, models: Iterable[str]) -> Json:
-    """Return the document of a server with these `settings` that serves `models`, the first of them in the examples."""
+def openapi(settings: RequestSettings, models: Iterable[str], admin: bool = False) -> Json:
+    """Return the document of a server with these `settings` that serves `models`, the first of them in the examples.
+
+    `admin` says whether it has an admin API.
+    """
     text = resources.files(__package__).joinpath("openapi.json").read_text(encoding="utf-8")
     document: Json = json.loads(text)
     document["info"]["version"] = __version__
     _fill_in(document, settings, next(iter(models), DEFAULT_MODEL))
+    if admin:
+        document["tags"].append({"name": "Administration", "description": "Accounts, keys, usage, traces and models."})
+        document["components"]["securitySchemes"]["adminToken"] = SCHEME
+        document["paths"] |= admin_paths()
     for path, operations in document["paths"].items():
-        for method, operation in operations.items():
+        for operation in operations.values():
             responses = _responses(_failures(path)) | operation["responses"]
             operation["responses"] = dict(sorted(responses.items()))
-            _add_headers(operation["responses"], limited=method == "post")
+            _add_headers(operation["responses"], limited=path == "/v1/embeddings")
     return document
 
 
@@ -76,7 +85,9 @@ def _failures(path: str) -> list[RequestFailure]:
     if path == "/v1/embeddings":
         return [failure for failure in EXAMPLES if not isinstance(failure, NOT_WHEN_EMBEDDING)]
     kinds = ANYWHERE
-    if path.startswith("/v1/models"):
+    if path.startswith("/admin"):
+        kinds += (*OF_ADMIN, DatabaseDown, Stopping)
+    elif path.startswith("/v1/models"):
         kinds += (InvalidToken, InvalidKey, AccountDisabled, DatabaseDown)
     if "{" in path:
         kinds += (PathNotFound,)
