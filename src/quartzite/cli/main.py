@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from quartzite import __version__
-from quartzite.cli import accounts, keys
+from quartzite.cli import accounts, control, keys
 from quartzite.cli.embed import embed
 from quartzite.cli.models import check, list_models, pull
 from quartzite.cli.serve import serve
@@ -33,6 +33,8 @@ app.add_typer(models_app, name="models")
 models_app.command("list")(list_models)
 models_app.command("pull")(pull)
 models_app.command("check")(check)
+models_app.command("load")(control.load)
+models_app.command("unload")(control.unload)
 accounts_app = typer.Typer(help="Who may use the service.", no_args_is_help=True)
 app.add_typer(accounts_app, name="accounts")
 accounts_app.command("create")(accounts.create)

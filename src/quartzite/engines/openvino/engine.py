@@ -115,6 +115,8 @@ class OpenVinoEngine:
     async def close(self) -> None:
         """Wait for graphs that are still being compiled, then let go of everything."""
         await asyncio.to_thread(self._warming.join)
+        self._graphs.close()
+        del self._inputs
 
 
 def joined(vectors: Sequence[Vectors], tokens: Sequence[int], pooling: Pooling) -> Vectors:

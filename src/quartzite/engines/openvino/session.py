@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -46,7 +47,8 @@ class Run:
 
     def __init__(self, request: Any) -> None:
         self._request = request
-        self._request.set_callback(self._finished, None)
+        # OpenVINO keeps what it is given out of the garbage collector's sight: a run that it held would never end.
+        self._request.set_callback(_finished, weakref.ref(self))
         self._is_stateful = bool(request.query_state())
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
@@ -81,12 +83,18 @@ class Run:
             return True
         return False
 
-    def _finished(self, _: Any) -> None:
+    def tell(self) -> None:
+        """Wake the event loop on which the result is waited for."""
         if self._waiting is None:
             return
         loop, done = self._waiting
         if not loop.is_closed():
             loop.call_soon_threadsafe(_resolve, done)
+
+
+def _finished(run: "weakref.ref[Run]") -> None:
+    if alive := run():
+        alive.tell()
 
 
 def _resolve(done: "asyncio.Future[None]") -> None:
@@ -145,6 +153,11 @@ class Graphs:
             if self._any_length is None:
                 self._any_length = self._compiled(None)
             return self._any_length
+
+    def close(self) -> None:
+        """Let go of all graphs and of the weights that they were built from."""
+        self._by_length, self._any_length = {}, None
+        del self._build
 
     def _compiled(self, length: int | None) -> CompiledGraph:
         return CompiledGraph(self._compile(self._build(length)))
