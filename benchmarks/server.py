@@ -81,6 +81,15 @@ class Server:
             await asyncio.sleep(0.01)
         raise ServerFailed(f"gave no vector in {PATIENCE_S:.0f} s: {self._log_tail()}")
 
+    def wait_for_port(self) -> None:
+        """Return when the server accepts connections."""
+        while time.perf_counter() - self._begun < PATIENCE_S:
+            self.check()
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port)):
+                return
+            time.sleep(0.01)
+        raise ServerFailed(f"accepted no connection in {PATIENCE_S:.0f} s: {self._log_tail()}")
+
     def check(self) -> None:
         """Raise ServerFailed if the server has ended."""
         if self._process.poll() is not None:
@@ -99,6 +108,15 @@ class Server:
         """Let a frozen server go on."""
         os.killpg(self._process.pid, signal.SIGCONT)
 
+    def end(self) -> int:
+        """Ask the server to end and return its exit code."""
+        self._process.terminate()
+        return self._process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        """End the server at once, without a word."""
+        self._process.kill()
+
     def stop(self) -> None:
         """End the server and its children: asked first, killed after ten seconds."""
         if self._process.poll() is None:
@@ -116,14 +134,14 @@ class Server:
         return cpu_s(self._pids())
 
     def memory_mib(self) -> dict[str, float]:
-        """Return the sums over its processes: `peak` resident and `anonymous` now, in MiB."""
-        told = {"VmHWM": 0, "RssAnon": 0}
+        """Return the sums over its processes: `peak` resident, `resident` and `anonymous` now, in MiB."""
+        told = {"VmHWM": 0, "VmRSS": 0, "RssAnon": 0}
         for pid in self._pids():
             lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
             for name, _, value in (line.partition(":") for line in lines):
                 if name in told:
                     told[name] += int(value.split()[0])
-        return {"peak": told["VmHWM"] / 1024, "anonymous": told["RssAnon"] / 1024}
+        return {"peak": told["VmHWM"] / 1024, "resident": told["VmRSS"] / 1024, "anonymous": told["RssAnon"] / 1024}
 
     def _pids(self) -> Iterator[int]:
         """Yield the processes of the server's session."""
