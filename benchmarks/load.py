@@ -1,4 +1,4 @@
-"""Twice what the server can do, for a minute, and the same with kill -9 in the middle: what clients see and what is kept.
+"""Twice what the server can do for a minute, and the same with kill -9 in the middle: what clients see, what is kept.
 
 Requests arrive when they are due, whatever was answered before (Poisson, with a fixed seed), and waits count from then:
 a server that stalls cannot hide behind requests that nobody sent.

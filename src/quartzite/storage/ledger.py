@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
-from sqlalchemy import Connection, Insert, delete, func, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
@@ -17,7 +17,7 @@ from quartzite.errors import DatabaseDown, NotRecorded
 from quartzite.storage.database import DOWN, Database, words_of
 from quartzite.storage.group_commit import GroupCommit
 from quartzite.storage.keys import utc_now
-from quartzite.storage.schema import requests
+from quartzite.storage.schema import requests, unix_ms
 from quartzite.storage.usage import Grouping, UsageRow, usage
 
 _log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._insert = _insert_once(database)
+        self._insert = _Insertion(database)
         self._connection: Connection | None = None
         self._group = GroupCommit(self._commit, everyones=DOWN)
 
@@ -129,30 +129,43 @@ class Ledger:
 
     def _commit(self, rows: Sequence[LedgerRow]) -> None:
         assert self._connection is not None, "a row outside of `with ledger:`"  # noqa: S101  told by GroupCommit before
-        values = [_values(row) for row in rows]
+        parameters = self._insert.parameters(rows)
         try:
-            self._transact(self._connection, values)
+            self._transact(self._connection, parameters)
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
             # The server has closed the connection, perhaps after the commit: rows that are there are not doubled.
-            self._transact(self._connection, values)
+            self._transact(self._connection, parameters)
 
-    def _transact(self, connection: Connection, values: Sequence[dict[str, Any]]) -> None:
+    def _transact(self, connection: Connection, parameters: list[Any]) -> None:
         with connection.begin():
-            connection.execute(self._insert, values)
+            connection.exec_driver_sql(self._insert.sql, parameters)
 
 
-def _insert_once(database: Database) -> Insert:
-    """Return the statement that adds rows but those that are there."""
-    if database.engine.dialect.name == "postgresql":
-        return postgresql.insert(requests).on_conflict_do_nothing()
-    return sqlite.insert(requests).on_conflict_do_nothing()
+class _Insertion:
+    """The statement that adds rows but those that are there, as the driver takes it.
+
+    It is compiled once and goes past SQLAlchemy's work for each execution, which took half the time of a commit.
+    """
+
+    def __init__(self, database: Database) -> None:
+        dialect = database.engine.dialect
+        insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
+        compiled = insert(requests).on_conflict_do_nothing().compile(dialect=dialect, column_keys=_COLUMNS)
+        self.sql = str(compiled)
+        self._order = compiled.positiontup
+
+    def parameters(self, rows: Sequence[LedgerRow]) -> list[Any]:
+        """Return the values of `rows` as the statement names them, or in its order."""
+        values = [_values(row) for row in rows]
+        return values if self._order is None else [tuple([row[name] for name in self._order]) for row in values]
 
 
 def _values(row: LedgerRow) -> dict[str, Any]:
     """Return the row by columns; PostgreSQL keeps no text with a zero character, which clients may send in `user`."""
     values = {column: getattr(row, column) for column in _COLUMNS}
+    values["at"] = unix_ms(row.at)
     if row.user is not None:
         values["user"] = row.user.replace("\0", "\N{REPLACEMENT CHARACTER}")
     return values
