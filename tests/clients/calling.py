@@ -27,10 +27,11 @@ _DOCUMENTED = {"http://127.0.0.1:8000": "{url}", "sentence-transformers/all-Mini
 
 
 async def raw(url: httpx.URL, items: Sequence[object] = TEXTS, **fields: object) -> list[list[float]]:
-    """Ask for vectors over plain HTTP."""
+    """Ask for the vector of each item over plain HTTP: one by one, so that no order can be wrong."""
     async with httpx.AsyncClient(base_url=url) as client:
-        answer = await client.post("/v1/embeddings", json={"model": CLASSIC, "input": items, **fields})
-    return exact(row["embedding"] for row in answer.raise_for_status().json()["data"])
+        bodies = ({"model": CLASSIC, "input": [item], **fields} for item in items)
+        answers = [await client.post("/v1/embeddings", json=body) for body in bodies]
+    return exact(answer.raise_for_status().json()["data"][0]["embedding"] for answer in answers)
 
 
 def exact(vectors: Iterable[object]) -> list[list[float]]:

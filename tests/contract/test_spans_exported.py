@@ -76,6 +76,7 @@ async def test_spans_reach_the_collector_that_the_environment_names(tmp_path: Pa
     collector = _Collector()
     async with listening(collector.app) as endpoint:
         environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": str(endpoint), "OTEL_SERVICE_NAME": "vectors"}
+        environment["OTEL_BSP_SCHEDULE_DELAY"] = "3600000"  # so that nothing is sent before the end
         async with _serving(tmp_path, **environment) as (process, url):
             answer = await _embed(url)
             assert f"w3c_trace_id={TRACE}" in await _ended(process)
