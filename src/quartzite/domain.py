@@ -5,6 +5,7 @@ micro-batch · D native dimensions of a model · d requested dimensions · H att
 """
 
 from dataclasses import dataclass
+from datetime import date
 from typing import Literal, get_args
 
 import numpy as np
@@ -155,6 +156,18 @@ class ModelHealth:
     def usable(self) -> bool:
         """Whether requests can be answered."""
         return self.state in {"healthy", "degraded"}
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """That a model should be used no more: since or from `deprecated`, and that it ends on `sunset`, days of UTC.
+
+    `link` is the address of a page about it. What is not known is None.
+    """
+
+    deprecated: date | None = None
+    sunset: date | None = None
+    link: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from quartzite.admission.visit import visit
 from quartzite.batching.uses import Uses
 from quartzite.batching.worker import Batcher
 from quartzite.config import RequestSettings
-from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings
+from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings, Withdrawal
 from quartzite.errors import DeadlineExceeded, UnknownModel
 from quartzite.postprocess.vectors import finish
 from quartzite.preprocess.inputs import check_dimensions
@@ -30,6 +30,7 @@ class ServedModel:
     tokeniser: Tokeniser
     batcher: Batcher
     uses: Uses = field(default_factory=Uses)
+    withdrawal: Withdrawal | None = None
 
 
 class Pipeline:
@@ -61,6 +62,11 @@ class Pipeline:
     async def admit(self, caller: Caller) -> None:
         """Let `caller` ask what is here, uncounted; raises a RequestFailure for who may not come in."""
         await self._gate.admit(caller)
+
+    def withdrawal_of(self, model: str) -> Withdrawal | None:
+        """Return what its clients are to know of the end of a model, None where there is nothing."""
+        served = self.models.get(model)
+        return served.withdrawal if served else None
 
     async def embed(self, request: EmbeddingRequest, permit: Permit, timeout_s: float = math.inf) -> Embedded:
         """Answer one request; raises a RequestFailure that says why not, and drops all its work when cancelled.

@@ -59,6 +59,8 @@ async def test_a_loaded_model_is_served_at_once(service: AdminService, tmp_path:
         "precision": built[1].arithmetic,
         "folder": str(tmp_path / "other"),
         "level": 0,
+        "deprecated": None,
+        "sunset": None,
     }
     assert await models(service) == ["m", "org/new"]
     assert (await service.embed("org/new")).status_code == 200
@@ -182,6 +184,9 @@ async def test_a_model_that_cannot_be_loaded_is_told_and_leaves_the_others_alone
         ({"name": "x", "path": "/"}, "path"),
         ({"name": "x", "precision": "fp8"}, "precision"),
         ({"name": "x", "level": 9}, "level"),
+        ({"name": "x", "sunset": "soon"}, "sunset"),
+        ({"name": "x", "deprecated": "2027-01-02", "sunset": "2027-01-01"}, "sunset"),
+        ({"name": "x", "deprecation_link": "https://example.org"}, "deprecation_link"),
     ],
 )
 async def test_a_wrong_body_is_told_by_its_field(service: AdminService, body: object, pointer: str) -> None:
@@ -220,3 +225,38 @@ async def test_a_service_that_ends_loads_and_unloads_nothing(service: AdminServi
     body = {"name": "x", "folder": str(tmp_path / "other")}
     assert (await service.admin("POST", "/models", body)).status_code == 503
     assert (await service.admin("DELETE", "/models/m")).status_code == 503
+
+
+WITHDRAWALS = [
+    ({"deprecated": "2026-12-01"}, {"deprecation": "@1796083200"}),
+    ({"sunset": "2027-03-01"}, {"sunset": "Mon, 01 Mar 2027 00:00:00 GMT"}),
+    (
+        {"deprecated": "2026-12-01", "sunset": "2027-03-01", "deprecation_link": "https://example.org/new?a=b"},
+        {
+            "deprecation": "@1796083200",
+            "sunset": "Mon, 01 Mar 2027 00:00:00 GMT",
+            "link": '<https://example.org/new?a=b>; rel="deprecation sunset"',
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("marks", "headers"), WITHDRAWALS)
+async def test_answers_of_a_model_that_will_be_withdrawn_say_when(
+    service: AdminService, tmp_path: Path, marks: dict[str, str], headers: dict[str, str]
+) -> None:
+    """Deprecation, Sunset and Link stand on its answers, failures too, and on those of no other model."""
+    body = {"name": "old", "folder": str(tmp_path / "model"), **marks}
+    assert (await service.admin("POST", "/models", body)).status_code == 201
+    marked = [
+        await service.embed("old"),
+        await service.embed("old", dimensions=3),
+        await service.client.get("/v1/models/old"),
+    ]
+    assert [answer.status_code for answer in marked] == [200, 400, 200]
+    for answer in marked:
+        assert {
+            name: answer.headers[name] for name in ("deprecation", "sunset", "link") if name in answer.headers
+        } == headers
+    for answer in (await service.embed(), await service.embed("none"), await service.client.get("/v1/models")):
+        assert not {"deprecation", "sunset", "link"} & set(answer.headers)

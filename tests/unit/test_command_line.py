@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import tomllib
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,9 @@ def test_flags_not_given_leave_the_file_as_it_is(tmp_path: Path) -> None:
 
 def test_shown_settings_are_a_settings_file(tmp_path: Path) -> None:
     """What is shown can be saved, read again, and is the same."""
-    settings = Settings(models=(ModelSettings(name='a "b"', folder="/ü"), ModelSettings(name="c", precision="int8")))
+    settings = Settings(
+        models=(ModelSettings(name='a "b"', folder="/ü"), ModelSettings(name="c", sunset=date(2027, 3, 1)))
+    )
     file = tmp_path / "shown.toml"
     file.write_text(as_toml(settings), encoding="utf-8")
     assert read_settings(file, {}) == settings

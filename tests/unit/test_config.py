@@ -90,6 +90,23 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
             for origin in ("example.org", "https://example.org/", "https://example.org/page", "HTTPS://x", "")
         ],
         (
+            {"models": [{"name": "a", "deprecated": "2027-03-02", "sunset": "2027-03-01"}]},
+            "models[0].sunset: 2027-03-01 is before 2027-03-02, the day of `deprecated`",
+        ),
+        ({"models": [{"name": "a", "sunset": "2027-13-01"}]}, "models[0].sunset: Invalid RFC3339 encoded date"),
+        *[
+            (
+                {"models": [{"name": "a", "sunset": "2027-03-01", "deprecation_link": link}]},
+                "models[0].deprecation_link: it must be an address such as https://example.org/page, "
+                "without spaces and <>",
+            )
+            for link in ("example.org", "https://example.org/a b", "https://x/>; rel=next", "https://x/\r\nx: y")
+        ],
+        (
+            {"models": [{"name": "a", "deprecation_link": "https://example.org"}]},
+            "models[0].deprecation_link: it goes with `deprecated` or `sunset`, and there is neither",
+        ),
+        (
             {"requests": {"max_body_bytes": 100, "max_bodies_bytes": 99}},
             "requests.max_bodies_bytes: 99 bytes leave no room for one body of requests.max_body_bytes (100)",
         ),

@@ -16,7 +16,7 @@ import msgspec
 from quartzite.batching.uses import Uses
 from quartzite.batching.worker import Batcher
 from quartzite.config import EngineSettings, ModelSettings, Precision, Settings
-from quartzite.domain import ModelState
+from quartzite.domain import ModelState, Withdrawal
 from quartzite.engines.base import Engine
 from quartzite.errors import Conflict, MissingExtra, NoSuchRecord, StartFailure
 from quartzite.pipeline import ServedModel
@@ -161,7 +161,9 @@ class ServedModels:
     def _serve(self, loaded: Loaded, computation: _Computation) -> None:
         name = loaded.settings.name
         self.loaded[name] = loaded
-        self.served[name] = ServedModel(loaded.card, computation.tokeniser, computation.batcher, computation.uses)
+        self.served[name] = ServedModel(
+            loaded.card, computation.tokeniser, computation.batcher, computation.uses, _withdrawal(loaded.settings)
+        )
         if loaded.settings.level:
             self.levels[name] = loaded.settings.level
         self._metrics.add_model(name, loaded.load_s)
@@ -204,6 +206,11 @@ class ServedModels:
         batcher = Batcher(engine, self._settings.queue, observer=counted, patience_s=patience_s)
         await batcher.start()
         return _Computation(engine, tokeniser, batcher, counted, Uses(), [])
+
+
+def _withdrawal(model: ModelSettings) -> Withdrawal | None:
+    told = Withdrawal(model.deprecated, model.sunset, model.deprecation_link)
+    return None if told == Withdrawal() else told
 
 
 async def _on_a_thread_of_its_own(call: Callable[[], T]) -> T:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import date
 
 from msgspec.structs import fields
 
@@ -37,5 +38,7 @@ def _table(title: str, section: Section) -> Iterator[str]:
     yield ""
 
 
-def _literal(value: str | int | bool | tuple[str, ...]) -> str:
+def _literal(value: str | int | bool | date | tuple[str, ...]) -> str:
+    if isinstance(value, date):
+        return value.isoformat()
     return json.dumps(value, ensure_ascii=False)

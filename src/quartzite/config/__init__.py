@@ -5,6 +5,7 @@ Knows nothing of the parts that use them. Every field carries its help text; `do
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -84,6 +85,14 @@ class ModelSettings(Section, frozen=True, kw_only=True):
     ] = None
     precision: Annotated[Precision | None, Meta(description="Overrides `engine.precision` for this model.")] = None
     level: Annotated[Level, Meta(description="The level that an account needs to use this model.")] = 0
+    deprecated: Annotated[
+        date | None,
+        Meta(description="The day, such as 2026-12-01, since or from which it should be used no more; answers say so."),
+    ] = None
+    sunset: Annotated[date | None, Meta(description="The day on which it is to end, not before `deprecated`.")] = None
+    deprecation_link: Annotated[
+        str | None, Meta(description="The address of a page about that, sent along as a `Link`.")
+    ] = None
 
 
 class EngineSettings(Section, frozen=True, kw_only=True):
@@ -295,7 +304,7 @@ def _in_words(hint: Any, metas: Sequence[Meta] = ()) -> str:
         return ", ".join(get_args(hint))
     if get_origin(hint) is tuple:
         return f"list of {_in_words(get_args(hint)[0])}s"
-    return {str: "text", bool: "true or false", int: "integer"}[hint] + _bounds(metas)
+    return {str: "text", bool: "true or false", int: "integer", date: "day"}[hint] + _bounds(metas)
 
 
 def _bounds(metas: Sequence[Meta]) -> str:

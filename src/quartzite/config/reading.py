@@ -2,13 +2,13 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import msgspec
 
-from quartzite.config import Section, ServerSettings, Settings
+from quartzite.config import ModelSettings, Section, ServerSettings, Settings
 from quartzite.errors import InvalidConfig
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send it: no path, not even a slash
@@ -16,6 +16,7 @@ _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@\s]+")  # as browsers send i
 S = TypeVar("S", bound=Section)
 
 
+_LINK = re.compile(r"https?://[!#-;=?-~]+")
 _SECRET_TEXT = re.compile("[!-~]+")
 
 
@@ -109,6 +110,11 @@ def _contradictions(settings: Settings) -> list[str]:
         for origin in settings.server.cors_origins
         if not _ORIGIN.fullmatch(origin)
     ]
+    faults += [
+        f"models[{index}].{field}: {words}"
+        for index, model in enumerate(settings.models)
+        for field, words in model_faults(model)
+    ]
     requests = settings.requests
     if requests.max_bodies_bytes < requests.max_body_bytes:
         faults.append(
@@ -118,6 +124,17 @@ def _contradictions(settings: Settings) -> list[str]:
     if settings.admin.token is not None and not _SECRET_TEXT.fullmatch(settings.admin.token):
         faults.append("admin.token: it must have printable ASCII characters only, at least one, and no space")
     return faults + ([] if settings.keys_possible else _open_to_others(settings.server))
+
+
+def model_faults(model: ModelSettings) -> Iterator[tuple[str, str]]:
+    """Yield the fields of `model` that cannot be as they are, each with what is the matter."""
+    if model.deprecated and model.sunset and model.sunset < model.deprecated:
+        yield "sunset", f"{model.sunset} is before {model.deprecated}, the day of `deprecated`"
+    if model.deprecation_link is not None:
+        if not _LINK.fullmatch(model.deprecation_link):
+            yield "deprecation_link", "it must be an address such as https://example.org/page, without spaces and <>"
+        elif not (model.deprecated or model.sunset):
+            yield "deprecation_link", "it goes with `deprecated` or `sunset`, and there is neither"
 
 
 def _open_to_others(server: ServerSettings) -> list[str]:

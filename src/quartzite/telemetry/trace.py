@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quartzite.domain import Allowance, Timings
+from quartzite.domain import Allowance, Timings, Withdrawal
 from quartzite.errors import RequestFailure
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's base32: no I, L, O, U
@@ -21,8 +21,8 @@ class Trace:
     `user` is what the client says of its own customers, and never logged. `items` and `tokens` are counts, never
     content; `timings` say where the time of an answered request went, up to `ready_s`, the moment of
     `time.perf_counter()` at which its vectors were there; `allowances`, by `requests` and `tokens`, are what the limits
-    of its caller leave, empty without limits. `status` is None until an answer begins to leave, `failure` says why
-    it is none of success.
+    of its caller leave, empty without limits; `withdrawal` is that of its model. `status` is None until an answer
+    begins to leave, `failure` says why it is none of success.
     """
 
     id: str
@@ -33,6 +33,7 @@ class Trace:
     timings: Timings | None = None
     ready_s: float | None = None
     allowances: Mapping[str, Allowance] = field(default_factory=dict)
+    withdrawal: Withdrawal | None = None
     status: int | None = None
     failure: RequestFailure | None = None
 

@@ -8,8 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from quartzite.config import ModelSettings
+from quartzite.config.reading import model_faults
 from quartzite.domain import ModelState
-from quartzite.errors import ModelNotLoaded, NoSuchRecord, StartFailure, Stopping
+from quartzite.errors import InvalidParameter, ModelNotLoaded, NoSuchRecord, StartFailure, Stopping
 from quartzite.pipeline import Pipeline
 from quartzite.registry.card import ModelCard
 from quartzite.web.admin_bodies import fault_of, read_object
@@ -102,9 +103,12 @@ class AdminModels:
         name = given.get("name")
         known = msgspec.to_builtins(self._control.configured(name)) if isinstance(name, str) and name else {}
         try:
-            return msgspec.convert({**known, **given}, ModelSettings)
+            model = msgspec.convert({**known, **given}, ModelSettings)
         except msgspec.ValidationError as error:
             raise fault_of(error) from None
+        for field, words in model_faults(model):
+            raise InvalidParameter(f"`{field}`: {words}.", field)
+        return model
 
     def _shown(self, name: str) -> dict[str, Any]:
         loaded = self._control.loaded.get(name)
@@ -118,5 +122,7 @@ class AdminModels:
             "precision": loaded.arithmetic,
             "folder": str(loaded.card.folder),
             "level": loaded.settings.level,
+            "deprecated": loaded.settings.deprecated,
+            "sunset": loaded.settings.sunset,
             "load_s": round(loaded.load_s, 3),
         }

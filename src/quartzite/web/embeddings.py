@@ -31,6 +31,7 @@ class Embeddings:
             with self._bodies.room() as room:
                 request = read_request(await room.read(http.headers, http.receive), self._settings)
                 trace.model, trace.user, trace.items = request.model, request.user, len(request.items)
+                trace.withdrawal = self._pipeline.withdrawal_of(request.model)
                 if too_late:  # told now, when it is known for which model
                     raise Stopping
                 answer = await while_connected(http.receive, self._pipeline.embed(request, permit, timeout_s))

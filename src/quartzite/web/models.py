@@ -8,6 +8,7 @@ from quartzite.pipeline import Pipeline
 from quartzite.web.failures import JsonResponse
 from quartzite.web.headers import read_caller
 from quartzite.web.schemas import write_model
+from quartzite.web.tracing import trace_of
 
 
 class Models:
@@ -30,4 +31,5 @@ class Models:
         name = http.path_params["name"]
         if name not in self._pipeline.models:
             raise PathNotFound
+        trace_of(http).withdrawal = self._pipeline.withdrawal_of(name)
         return JsonResponse(orjson.dumps(write_model(name)))

@@ -14,6 +14,7 @@ from quartzite.telemetry.logs import fields
 from quartzite.telemetry.metrics import Metrics
 from quartzite.telemetry.trace import Ending, Trace, new_trace_id, w3c_trace_id
 from quartzite.web.limits import limit_headers
+from quartzite.web.withdrawal import withdrawal_headers
 
 if TYPE_CHECKING:
     from quartzite.telemetry.spans import Spans
@@ -75,6 +76,8 @@ class _Visit:
             self.trace.status = message["status"]
             trace_id = (TRACE_ID.encode("ascii"), self.trace.id.encode("ascii"))
             message["headers"] = [*message["headers"], trace_id, *limit_headers(self.trace.allowances)]
+            if self.trace.withdrawal:
+                message["headers"] += withdrawal_headers(self.trace.withdrawal)
             if self._closing():
                 message["headers"].append((b"connection", b"close"))
         await self._send(message)

@@ -116,7 +116,7 @@ class OpenVinoEngine:
         """Wait for graphs that are still being compiled, then let go of everything."""
         await asyncio.to_thread(self._warming.join)
         self._graphs.close()
-        del self._inputs
+        del self._inputs, self._vision
 
 
 def joined(vectors: Sequence[Vectors], tokens: Sequence[int], pooling: Pooling) -> Vectors:
