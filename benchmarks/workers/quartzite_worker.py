@@ -79,7 +79,7 @@ class Bare:
         """Compile the model for every shape worth trying, one stream of one thread for each core."""
         card = read_card(NAME, Path(folder), None)
         streams, threads = parallelism(EngineSettings())
-        self._tensors = model_tensors(card, None)
+        self._tensors = model_tensors(card)
         options = {"INFERENCE_PRECISION_HINT": precision, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": threads}
         compiled = ov.Core().compile_model(dense_graph(card, self._tensors), "CPU", options)
         shapes = [(batch, length) for length in (64, 128, 256) for batch in (1, 2, 4, 8) if batch * length <= 1024]

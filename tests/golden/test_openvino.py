@@ -66,7 +66,9 @@ def _packed(items: Sequence[Encoded], engine: OpenVinoEngine, seed: int) -> tupl
     return batches, order
 
 
-@pytest.mark.parametrize(("precision", "least"), [("f32", 0.99999), ("bf16", 0.99), ("int8", 0.98)])
+@pytest.mark.parametrize(
+    ("precision", "least"), [("f32", 0.99999), ("bf16", 0.99), ("int8", 0.98), ("int8-dynamic", 0.98)]
+)
 def test_vectors_are_those_of_transformers(
     case: GoldenCase, loaded: Loaded, precision: Precision, least: float
 ) -> None:
@@ -104,7 +106,9 @@ def test_items_side_by_side_do_not_disturb_each_other(case: GoldenCase, loaded: 
     assert _cosines(asyncio.run(together()), alone).min() >= 0.999999
 
 
-@pytest.mark.parametrize(("precision", "least"), [("f32", 0.99999), ("bf16", 0.9995), ("int8", 0.998)])
+@pytest.mark.parametrize(
+    ("precision", "least"), [("f32", 0.99999), ("bf16", 0.9995), ("int8", 0.998), ("int8-dynamic", 0.998)]
+)
 def test_real_weights_give_the_vectors_of_sentence_transformers(
     minilm_case: GoldenCase, loaded: Loaded, precision: Precision, least: float
 ) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from quartzite.engines.openvino.int8 import SCALE, quantise_rows, with_int8_products
+from quartzite.engines.openvino.int8 import GROUP, SCALE, SMOOTHING, Smoothing, quantise, with_int8_products
 from quartzite.errors import WeightsRefused
 from quartzite.weights.tensor import Tensor
 
@@ -16,7 +16,7 @@ from quartzite.weights.tensor import Tensor
 @given(arrays(np.float32, (4, 6), elements=st.floats(-1e4, 1e4, width=32)))
 def test_levels_times_scales_is_the_matrix_within_half_a_level(matrix: np.ndarray) -> None:
     """No weight moves by more than half of its row's step, and no level leaves -127..127."""
-    levels, scales = quantise_rows(matrix)
+    levels, scales = quantise(matrix)
     assert levels.dtype == np.int8
     assert np.abs(levels.astype(int)).max() <= 127
     assert (np.abs(levels * scales - matrix) <= scales * 0.5001).all()
@@ -24,7 +24,7 @@ def test_levels_times_scales_is_the_matrix_within_half_a_level(matrix: np.ndarra
 
 def test_every_row_has_its_own_scale() -> None:
     """A row of small weights keeps its resolution beside a row of large ones."""
-    levels, scales = quantise_rows(np.array([[1e-3, -5e-4], [100.0, 50.0], [0.0, 0.0]], dtype=np.float32))
+    levels, scales = quantise(np.array([[1e-3, -5e-4], [100.0, 50.0], [0.0, 0.0]], dtype=np.float32))
     assert levels.tolist() == [[127, -64], [127, 64], [0, 0]]
     assert scales[2, 0] == 1.0
 
@@ -49,7 +49,7 @@ def test_products_are_replaced_and_the_rest_is_left(tmp_path: Path) -> None:
     result = with_int8_products(tensors, ["a", "b"], _folder(tmp_path), tmp_path / "cache")
     assert result["bias"] is tensors["bias"]
     for name in ("a", "b"):
-        levels, scales = quantise_rows(tensors[name].as_f32())
+        levels, scales = quantise(tensors[name].as_f32())
         assert result[name].dtype == "I8"
         assert result[name].data.tolist() == levels.tolist()
         assert result[name + SCALE].data.tolist() == scales.tolist()
@@ -91,6 +91,48 @@ def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_rows_of_the_smallest_numbers_are_finite() -> None:
     """A row whose 127th part is no number any more becomes zeros, not infinities."""
-    levels, scales = quantise_rows(np.array([[1e-45, 0.0]], dtype=np.float32))
+    levels, scales = quantise(np.array([[1e-45, 0.0]], dtype=np.float32))
     assert levels.tolist() == [[0, 0]]
     assert scales.tolist() == [[1.0]]
+
+
+def test_every_group_of_a_row_has_its_own_scale() -> None:
+    """Small weights beside large ones of the same row keep their resolution when they are of another group."""
+    levels, scales = quantise(np.array([[1e-3, -5e-4, 100.0, 50.0]], dtype=np.float32), groups=2)
+    assert levels.tolist() == [[127, -64, 127, 64]]
+    np.testing.assert_allclose(scales, [[1e-3 / 127, 100 / 127]])
+
+
+def test_smoothed_products_give_the_same_for_smoothed_states(tmp_path: Path) -> None:
+    """What the states are multiplied with has been divided out of the matrix; rows that hold whole groups have them."""
+    generator = np.random.default_rng(1)
+    matrix = generator.standard_normal((4, 2 * GROUP)).astype(np.float32)
+    states = generator.standard_normal((3, 2 * GROUP)).astype(np.float32)
+    multipliers = generator.uniform(0.5, 2, 2 * GROUP).astype(np.float32)
+    smoothing = [Smoothing("place", ("a",), multipliers)]
+    tensors = {"a": Tensor("a", "F32", matrix), "b": Tensor("b", "F32", matrix[:, :10].copy())}
+    result = with_int8_products(tensors, ["a", "b"], _folder(tmp_path), tmp_path / "cache", lambda: smoothing)
+    levels, scales = result["a"].data.astype(np.float32), result["a" + SCALE].as_f32()
+    assert scales.shape == (4, 2)
+    assert result["b" + SCALE].shape == (4, 1)
+    product = (states * result["place" + SMOOTHING].as_f32()) @ (levels * np.repeat(scales, GROUP, axis=1)).T
+    cosine = (product * (states @ matrix.T)).sum() / np.linalg.norm(product) / np.linalg.norm(states @ matrix.T)
+    assert cosine > 0.9999
+
+
+def test_smoothed_and_plain_files_do_not_mix(tmp_path: Path) -> None:
+    """The same folder in both forms of int8 has two files, and each start finds its own."""
+    folder, cache = _folder(tmp_path), tmp_path / "cache"
+    plain = with_int8_products(_tensors(), ["a"], folder, cache)
+    made: list[int] = []
+
+    def smooth() -> list[Smoothing]:
+        made.append(1)
+        return [Smoothing("place", ("a",), np.full(5, 2, dtype=np.float32))]
+
+    for _ in range(2):
+        smoothed = with_int8_products(_tensors(), ["a"], folder, cache, smooth)
+        assert "place" + SMOOTHING in smoothed
+        assert smoothed["a" + SCALE].data.tolist() != plain["a" + SCALE].data.tolist()
+    assert made == [1]
+    assert len(list((cache / "int8").iterdir())) == 2

@@ -36,6 +36,22 @@ def test_int8_stores_rows_and_computes_in_the_best_precision(flags: set[str], co
     assert (arithmetic.name, arithmetic.storage, arithmetic.compute) == ("int8", "int8", compute)
 
 
+@pytest.mark.parametrize("flag", ["avx512_vnni", "avx_vnni"])
+def test_int8_dynamic_computes_products_in_int8(flag: str) -> None:
+    """Where the processor multiplies int8, activations come to int8 in groups, and the reason says so."""
+    arithmetic = choose("int8-dynamic", frozenset({"avx512_bf16", flag}))
+    assert (arithmetic.name, arithmetic.storage, arithmetic.compute) == ("int8-dynamic", "int8", "bf16")
+    assert arithmetic.group == 128
+    assert "products in int8" in arithmetic.reason
+
+
+def test_int8_dynamic_is_int8_where_the_processor_has_no_int8_products() -> None:
+    """Without VNNI the weights are int8 all the same, and what is shown at start is what is done."""
+    arithmetic = choose("int8-dynamic", frozenset({"avx2"}))
+    assert (arithmetic.name, arithmetic.group) == ("int8", 0)
+    assert "VNNI" in arithmetic.reason
+
+
 def test_f32_is_f32_everywhere() -> None:
     """Asked for f32, no flag changes it."""
     assert choose("f32", frozenset({"amx_bf16"})).name == "f32"

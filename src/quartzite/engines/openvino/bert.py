@@ -5,7 +5,7 @@ tensor prefix, position offset and epsilon. Word, position and type embeddings a
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import openvino as ov
@@ -14,7 +14,7 @@ from openvino import PartialShape, Type, opset15
 from quartzite.domain import Encoded, Ids
 from quartzite.engines.openvino import graph
 from quartzite.engines.openvino.graph import Node
-from quartzite.engines.openvino.int8 import SCALE
+from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, pack, pooling_arrays
 from quartzite.registry.card import BertShape, Pooling
 from quartzite.weights.tensor import Tensor
@@ -46,17 +46,31 @@ def expected_tensors(shape: BertShape) -> dict[str, tuple[int, ...]]:
     return names
 
 
+def shared_inputs(shape: BertShape) -> dict[str, list[str]]:
+    """Return the places in the graph whose states can be smoothed, with the matrices that they meet."""
+    places: dict[str, list[str]] = {}
+    for layer in range(shape.layers):
+        at = f"encoder.layer.{layer}"
+        places[f"{at}.attention.self"] = [f"{at}.attention.self.{part}.weight" for part in ("query", "key", "value")]
+        places[f"{at}.intermediate"] = [f"{at}.intermediate.dense.weight"]
+    return places
+
+
 def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (out, *of), f"{name}.bias": (out,)}
 
 
 @dataclass(frozen=True)
 class BertGraph:
-    """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph."""
+    """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
+
+    `places` are the nodes (1, T, in) of `shared_inputs`, as they were built last.
+    """
 
     shape: BertShape
     tensors: Mapping[str, Tensor]
     pooling: Pooling
+    places: dict[str, Node] = field(default_factory=dict)
 
     def build(self, length: int | None, slots: int) -> ov.Model:
         """Return the graph for packed rows of `length` tokens (None: any length) and `slots` item slots.
@@ -85,15 +99,21 @@ class BertGraph:
     def _layer(self, states: Node, at: str, mask: Node) -> Node:
         attended = self._linear(self._attention(states, f"{at}.attention.self", mask), f"{at}.attention.output.dense")
         states = self._norm(opset15.add(attended, states), f"{at}.attention.output.LayerNorm")
-        inner = graph.activate(self._linear(states, f"{at}.intermediate.dense"), self.shape.activation)
+        taken = self._smoothed(states, f"{at}.intermediate")
+        inner = graph.activate(self._linear(taken, f"{at}.intermediate.dense"), self.shape.activation)
         return self._norm(opset15.add(self._linear(inner, f"{at}.output.dense"), states), f"{at}.output.LayerNorm")
 
     def _attention(self, states: Node, at: str, mask: Node) -> Node:
         heads, size = self.shape.heads, self.shape.hidden // self.shape.heads
+        states = self._smoothed(states, at)
         query, key, value = (
             graph.split_heads(self._linear(states, f"{at}.{part}"), heads, size) for part in ("query", "key", "value")
         )
         return graph.join_heads(graph.attend(query, key, value, mask), self.shape.hidden)
+
+    def _smoothed(self, states: Node, place: str) -> Node:
+        self.places[place] = states
+        return graph.smoothed(states, self.tensors.get(place + SMOOTHING))
 
     def _linear(self, states: Node, name: str) -> Node:
         weight, bias = f"{name}.weight", f"{name}.bias"

@@ -5,6 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +16,12 @@ from quartzite.config import EngineSettings
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.base import MicroBatchShape
 from quartzite.engines.openvino import bert, qwen3, qwen3_vl
-from quartzite.engines.openvino.int8 import with_int8_products
-from quartzite.engines.openvino.precision import choose, processor_flags
+from quartzite.engines.openvino.int8 import Smoothing, with_int8_products
+from quartzite.engines.openvino.precision import Arithmetic, choose, processor_flags
 from quartzite.engines.openvino.qwen3_vl_vision import VisionTower
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.session import Graphs
+from quartzite.engines.openvino.smoothing import smoothings
 from quartzite.errors import ModelRefused
 from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3Shape, Qwen3VlShape, Shape
 from quartzite.weights.folder import open_weights
@@ -142,7 +144,9 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     """
     arithmetic = choose(settings.precision, processor_flags())
     streams, threads = parallelism(settings)
-    tensors = model_tensors(card, cache if arithmetic.storage == "int8" else None)
+    tensors = model_tensors(card)
+    if arithmetic.storage == "int8":
+        tensors = _with_int8(card, tensors, cache, arithmetic)
     build, inputs = architecture(card, tensors)
     shape = micro_batch_shape(card, settings)
     options = {
@@ -152,8 +156,7 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
         "INFERENCE_NUM_THREADS": threads,
         # Graphs of several lengths run at the same time: pinned, their streams would share one core.
         "ENABLE_CPU_PINNING": False,
-        # int8 rows are expanded, activations stay in the computing precision.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": arithmetic.group,
     }
     core = ov.Core()
 
@@ -173,14 +176,23 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     return OpenVinoEngine(card, network, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
 
 
-def model_tensors(card: ModelCard, int8_cache: Path | None) -> dict[str, Tensor]:
-    """Return the tensors of `card`, checked against its architecture; with `int8_cache`, its products as int8."""
+def model_tensors(card: ModelCard) -> dict[str, Tensor]:
+    """Return the tensors of `card`, checked against its architecture."""
     expected, ignorable = _layout(card.shape)
-    tensors = match(open_weights(card.folder), expected, card.shape.prefixes, ignorable)
-    if int8_cache is None:
-        return tensors
-    products = [name for name, size in expected.items() if len(size) == 2 and "embed" not in name]
-    return with_int8_products(tensors, products, card.folder, int8_cache)
+    return match(open_weights(card.folder), expected, card.shape.prefixes, ignorable)
+
+
+def _with_int8(card: ModelCard, tensors: dict[str, Tensor], cache: Path, how: Arithmetic) -> dict[str, Tensor]:
+    """Return `tensors` with all products in int8, smoothed where activations are int8 too and the model is not huge.
+
+    To be smoothed a model has to run once as it is stored.
+    """
+    products = [name for name, tensor in tensors.items() if len(tensor.shape) == 2 and "embed" not in name]
+    if not how.group:
+        return with_int8_products(tensors, products, card.folder, cache)
+    is_huge = product_parameters(card.shape) > LARGE_MODEL_PARAMETERS
+    smooth: Callable[[], Sequence[Smoothing]] = list if is_huge else partial(smoothings, card, tensors, how.compute)
+    return with_int8_products(tensors, products, card.folder, cache, smooth)
 
 
 def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:

@@ -47,16 +47,29 @@ def shared(data: NDArray[Any], kind: Type) -> Node:
 def product(states: Node, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Node:
     """Return `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in).
 
-    With a `scale` (out, 1) the weight is int8. Its Convert carries no mark: the plugin knows this form by itself, and
-    marked it would fold the product of levels and scales to f32.
+    With a `scale` (out, groups) the weight is int8.
     """
-    if scale is None:
-        matrix = stored(weight)
-    else:
-        levels = opset15.convert(shared(weight.data, Type.i8), Type.f32)
-        matrix = opset15.multiply(levels, shared(scale.data, Type.f32))
+    matrix = stored(weight) if scale is None else _expanded(weight, scale)
     result = opset15.matmul(states, matrix, transpose_a=False, transpose_b=True)
     return result if bias is None else opset15.add(result, stored(bias))
+
+
+def _expanded(weight: Tensor, scale: Tensor) -> Node:
+    """Return int8 levels (out, in) times their scales (out, groups).
+
+    The Convert carries no mark: the plugin knows these forms by itself, and marked it would fold the product to f32.
+    """
+    out, groups = scale.shape
+    if groups == 1:
+        return opset15.multiply(opset15.convert(shared(weight.data, Type.i8), Type.f32), shared(scale.data, Type.f32))
+    levels = opset15.convert(shared(weight.data.reshape(out, groups, -1), Type.i8), Type.f32)
+    matrix = opset15.multiply(levels, shared(scale.data.reshape(out, groups, 1), Type.f32))
+    return opset15.reshape(matrix, integers(weight.shape), special_zero=False)
+
+
+def smoothed(states: Node, multipliers: Tensor | None) -> Node:
+    """Return `states` (1, T, in) times `multipliers` (in,) where there are some."""
+    return states if multipliers is None else opset15.multiply(states, stored(multipliers))
 
 
 def layer_norm(states: Node, gain: Tensor, bias: Tensor, epsilon: float) -> Node:

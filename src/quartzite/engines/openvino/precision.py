@@ -9,20 +9,30 @@ from quartzite.config import Precision
 
 CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
+INT8_PRODUCTS = ("avx512_vnni", "avx_vnni")
+DYNAMIC_GROUP = 128
+"""Values of a token that share one scale in `int8-dynamic`: see decision 43."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arithmetic:
-    """How a model is computed: the precision of products, the storage of weight matrices, and why these."""
+    """How a model is computed: the precision of products, the storage of weight matrices, and why these.
+
+    `group` says how many values of a token are brought to int8 with one scale before they meet int8 weights, 0 that
+    they stay in `compute`.
+    """
 
     compute: Literal["f32", "bf16"]
     storage: Literal["float", "int8"]
     reason: str
+    group: int = 0
 
     @property
     def name(self) -> str:
         """The short name shown at start."""
-        return "int8" if self.storage == "int8" else self.compute
+        if self.storage == "int8":
+            return "int8-dynamic" if self.group else "int8"
+        return self.compute
 
 
 def choose(wanted: Precision, flags: frozenset[str]) -> Arithmetic:
@@ -36,6 +46,10 @@ def choose(wanted: Precision, flags: frozenset[str]) -> Arithmetic:
     if wanted == "bf16":
         return Arithmetic("bf16", "float", "as asked" if native else "as asked; this processor only emulates bf16")
     compute: Literal["f32", "bf16"] = "bf16" if native else "f32"
+    if wanted == "int8-dynamic" and any(flag in flags for flag in INT8_PRODUCTS):
+        return Arithmetic(compute, "int8", f"as asked; products in int8, the rest in {compute}", DYNAMIC_GROUP)
+    if wanted == "int8-dynamic":
+        return Arithmetic(compute, "int8", f"this processor has no int8 products (VNNI); products in {compute}")
     if wanted == "int8":
         return Arithmetic(compute, "int8", f"as asked; products in {compute}")
     found = f"the processor has {native}" if native else f"this {platform.machine()} processor has no native bf16"

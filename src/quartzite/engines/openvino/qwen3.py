@@ -16,7 +16,7 @@ from openvino.op.util import Variable, VariableInfo
 from quartzite.domain import Encoded, Ids
 from quartzite.engines.openvino import graph
 from quartzite.engines.openvino.graph import Node
-from quartzite.engines.openvino.int8 import SCALE
+from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, RotaryTables, pack, pooling_arrays
 from quartzite.registry.card import Pooling, Qwen3Shape
 from quartzite.weights.tensor import Tensor
@@ -50,13 +50,27 @@ def expected_tensors(shape: Qwen3Shape) -> dict[str, tuple[int, ...]]:
     return names
 
 
+def shared_inputs(shape: Qwen3Shape) -> dict[str, list[str]]:
+    """Return the places in the graph whose states can be smoothed, with the matrices that they meet."""
+    places: dict[str, list[str]] = {}
+    for layer in range(shape.layers):
+        at = f"layers.{layer}"
+        places[f"{at}.input_layernorm"] = [f"{at}.self_attn.{part}_proj.weight" for part in ("q", "k", "v")]
+        places[f"{at}.post_attention_layernorm"] = [f"{at}.mlp.{part}_proj.weight" for part in ("gate", "up")]
+    return places
+
+
 class Qwen3Graph:
-    """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph."""
+    """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
+
+    `places` are the nodes (1, T, in) of `shared_inputs`, as they were built last.
+    """
 
     def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling) -> None:
         self.shape = shape
         self.tensors = tensors
         self.pooling = pooling
+        self.places: dict[str, Node] = {}
         self._sinks: list[Node] = []
 
     def build(self, slots: int, deep: int = 0) -> ov.Model:
@@ -96,9 +110,9 @@ class Qwen3Graph:
 
     def _layer(self, states: Node, layer: int, rotary: graph.Rotary, mask: Node, stateful: bool) -> Node:
         at = f"layers.{layer}"
-        normed = self._norm(states, f"{at}.input_layernorm")
+        normed = self._smoothed_norm(states, f"{at}.input_layernorm")
         states = opset15.add(states, self._attention(normed, at, rotary, mask, stateful))
-        normed = self._norm(states, f"{at}.post_attention_layernorm")
+        normed = self._smoothed_norm(states, f"{at}.post_attention_layernorm")
         gate = graph.activate(self._linear(normed, f"{at}.mlp.gate_proj"), "silu")
         inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
         return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
@@ -152,6 +166,10 @@ class Qwen3Graph:
     def _linear(self, states: Node, name: str) -> Node:
         weight = f"{name}.weight"
         return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None)
+
+    def _smoothed_norm(self, states: Node, name: str) -> Node:
+        self.places[name] = normed = self._norm(states, name)
+        return graph.smoothed(normed, self.tensors.get(name + SMOOTHING))
 
     def _norm(self, states: Node, name: str) -> Node:
         return graph.rms_norm(states, self.tensors[f"{name}.weight"], self.shape.epsilon)
