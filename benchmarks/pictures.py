@@ -12,7 +12,7 @@ import datetime
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,8 +79,8 @@ def timed(engine: OpenVinoEngine, items: Sequence[Encoded]) -> float:
     return time.perf_counter() - start
 
 
-def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> dict[str, Any]:
-    """Return what loading and each kind of input take: seconds, and the most anonymous memory in GiB."""
+def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
+    """Yield what loading takes, and then each kind of input with it: seconds, and the most anonymous memory in GiB."""
     folder = make_folder(MODELS[model], PYTHON, CACHE)
     memory = Memory()
     card = read_card(MODELS[model].name, folder, None)
@@ -93,6 +93,7 @@ def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> di
         "streams": engine.streams,
         "inputs": {},
     }
+    yield found
     for kind in kinds:
         memory.peak_bytes = 0
         alone = [timed(engine, [item(kind, seed)]) for seed in range(rounds)]
@@ -104,7 +105,7 @@ def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> di
             "peak_gib": memory.peak_bytes / GIB,
         }
         print(model, precision, kind, found["inputs"][kind], flush=True)
-    return found
+        yield found
 
 
 def joined(before: dict[str, Any], model: str, precision: str, found: dict[str, Any]) -> dict[str, Any]:
@@ -157,10 +158,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    found = measure(options.model, options.precision, options.inputs, options.rounds)
-    measured = joined(before, options.model, options.precision, found)
-    RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-    RESULTS.with_suffix(".md").write_text(page(measured), encoding="utf-8")
+    for found in measure(options.model, options.precision, options.inputs, options.rounds):
+        measured = joined(before, options.model, options.precision, found)
+        RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        RESULTS.with_suffix(".md").write_text(page(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Qwen3-VL with OpenVINO against vectors of transformers: texts, pictures of many shapes, and both in one item."""
 
 import asyncio
+import gc
 import hashlib
+import weakref
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -182,6 +184,16 @@ def test_a_failed_run_of_the_tower_leaves_it_usable(loaded: Loaded, monkeypatch:
         with pytest.raises(RuntimeError):
             alone(engine, [item])
     assert np.array_equal(alone(engine, [item]), expected)
+
+
+def test_a_closed_engine_lets_go_of_its_vision_tower(folder: Folders, tmp_path: Path) -> None:
+    """Its packed weights are a gigabyte; nothing keeps them once the engine is closed."""
+    engine = load(read_card("closed", folder("qwen3-vl"), None), EngineSettings(precision="f32"), tmp_path)
+    alone(engine, items("qwen3-vl")[5:6])
+    tower = weakref.ref(engine._vision)  # type: ignore[arg-type]
+    asyncio.run(engine.close())
+    gc.collect()
+    assert tower() is None
 
 
 def in_rows(picture: Picture) -> NDArray[np.float32]:
