@@ -79,7 +79,7 @@ def timed(engine: OpenVinoEngine, items: Sequence[Encoded]) -> float:
     return time.perf_counter() - start
 
 
-def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
+def measure(model: str, precision: str, kinds: Sequence[str], rounds: int, beside: bool) -> Iterator[dict[str, Any]]:
     """Yield what loading takes, and then each kind of input with it: seconds, and the most anonymous memory in GiB."""
     folder = make_folder(MODELS[model], PYTHON, CACHE)
     memory = Memory()
@@ -97,13 +97,11 @@ def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> It
     for kind in kinds:
         memory.peak_bytes = 0
         alone = [timed(engine, [item(kind, seed)]) for seed in range(rounds)]
-        beside = timed(engine, [item(kind, seed) for seed in range(engine.streams)])
-        found["inputs"][kind] = {
-            "tokens": item(kind, 0).tokens,
-            "alone_s": min(alone),
-            "side_by_side_s": beside / engine.streams,
-            "peak_gib": memory.peak_bytes / GIB,
-        }
+        found["inputs"][kind] = {"tokens": item(kind, 0).tokens, "alone_s": min(alone)}
+        if beside:
+            took_s = timed(engine, [item(kind, seed) for seed in range(engine.streams)])
+            found["inputs"][kind]["side_by_side_s"] = took_s / engine.streams
+        found["inputs"][kind]["peak_gib"] = memory.peak_bytes / GIB
         print(model, precision, kind, found["inputs"][kind], flush=True)
         yield found
 
@@ -141,12 +139,14 @@ def page(measured: dict[str, Any]) -> str:
             "| input | tokens | alone, s | side by side, s each | most memory, GiB |",
             "|---|---:|---:|---:|---:|",
         ]
-        lines += [
-            f"| {kind} | {row['tokens']} | {row['alone_s']:.2f} | {row['side_by_side_s']:.2f} | {row['peak_gib']:.1f} |"
-            for kind, row in found["inputs"].items()
-        ]
+        lines += [_row(kind, row) for kind, row in found["inputs"].items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def _row(kind: str, row: dict[str, float]) -> str:
+    beside = f"{row['side_by_side_s']:.2f}" if "side_by_side_s" in row else ""
+    return f"| {kind} | {row['tokens']} | {row['alone_s']:.2f} | {beside} | {row['peak_gib']:.1f} |"
 
 
 def main() -> None:
@@ -156,9 +156,10 @@ def main() -> None:
     parser.add_argument("--precision", choices=("f32", "bf16", "int8"), default="bf16")
     parser.add_argument("--inputs", nargs="+", choices=INPUTS, default=["text", "640x480"])
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--alone", action="store_true", help="leave out what several take side by side")
     options = parser.parse_args()
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for found in measure(options.model, options.precision, options.inputs, options.rounds):
+    for found in measure(options.model, options.precision, options.inputs, options.rounds, not options.alone):
         measured = joined(before, options.model, options.precision, found)
         RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         RESULTS.with_suffix(".md").write_text(page(measured), encoding="utf-8")
