@@ -149,7 +149,7 @@ def test_every_setting_explains_itself() -> None:
     assert (port.type, port.default, port.required) == ("integer, 0 to 65535", 8000, False)
     assert settings["models[].name"].required
     assert settings["models[].folder"].type == "text"
-    assert settings["engine.precision"].type == "auto, f32, bf16, int8"
+    assert settings["engine.precision"].type == "auto, f32, bf16, int8, int8-dynamic"
     assert settings["server.no_auth"].type == "true or false"
     assert settings["queue.max_tokens"].type == "integer, at least 1"
     assert all(setting.description.endswith(".") for setting in settings.values())
