@@ -10,12 +10,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from quartzite.errors import NotRecorded
+from quartzite.errors import DatabaseDown, NotRecorded
 from quartzite.storage.accounts import Accounts
 from quartzite.storage.database import Database, open_database
 from quartzite.storage.group_commit import GroupCommit
 from quartzite.storage.keys import Keys
-from quartzite.storage.ledger import Ledger, LedgerRow
+from quartzite.storage.ledger import Ledger, LedgerRow, keep_pruned
 from quartzite.storage.usage import UsageRow
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -26,7 +26,7 @@ import asyncio, os, sys
 from datetime import UTC, datetime
 from itertools import count
 from quartzite.storage.database import open_database
-from quartzite.storage.ledger import Ledger, LedgerRow
+from quartzite.storage.ledger import Ledger, LedgerRow, keep_pruned
 
 async def write(ledger, task):
     for number in count():
@@ -170,3 +170,34 @@ async def test_what_waits_for_a_commit_shares_the_next() -> None:
     assert gate.batches == [[0], [1, 2, 13]]
     assert [type(end) for end in ended] == [asyncio.CancelledError, OSError, OSError]
     assert group.lag_s == 0.0
+
+
+async def test_old_rows_are_deleted_again_and_again_also_after_a_fault(
+    database: Database, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The pruner goes by the retention, tells when the database fails, and tries again after its pause."""
+    await record(ledger, ROW, replace(ROW, trace_id="ti_new", at=NOON + timedelta(days=2)))
+    prune, asked = ledger.prune, asyncio.Queue[datetime]()
+
+    def failing_once(before: datetime) -> int:
+        asked.put_nowait(before)
+        if asked.qsize() == 1 and not caplog.records:
+            raise DatabaseDown from OSError("the disk is full")
+        return prune(before)
+
+    monkeypatch.setattr(ledger, "prune", failing_once)
+    with caplog.at_level("INFO", "quartzite"):
+        pruning = asyncio.create_task(keep_pruned(ledger, 3, 0.0, lambda: NOON + timedelta(days=4)))
+        while "deleted 1 rows of the ledger older than 3 days" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        pruning.cancel()
+    assert asked.get_nowait() == NOON + timedelta(days=1)
+    assert "old rows of the ledger could not be deleted: the disk is full" in caplog.text
+    assert (ledger.trace("ti_0"), ledger.trace("ti_new") is not None) == (None, True)
+
+
+async def test_a_retention_of_no_days_keeps_everything(ledger: Ledger) -> None:
+    """The pruner ends at once, and nothing is deleted."""
+    await record(ledger, ROW)
+    await keep_pruned(ledger, 0, 0.0, lambda: NOON + timedelta(days=4000))
+    assert ledger.trace("ti_0") is not None
