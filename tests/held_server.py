@@ -1,4 +1,7 @@
-"""A `quartzite serve` in a process of its own whose engine holds every micro-batch until it is told to let go."""
+"""A `quartzite serve` in a process of its own whose engine holds every micro-batch until it is told to let go.
+
+Or, where `slow` is said, one that takes a hundredth of a second for two items.
+"""
 
 import json
 import re
@@ -19,10 +22,14 @@ _PROGRAM = """
 import asyncio, functools, sys, threading
 from quartzite import bootstrap
 from quartzite.cli import main, server
+from quartzite.engines.base import MicroBatchShape
 from quartzite.engines.fake import FakeEngine
 
 class Held(FakeEngine):
     async def embed(self, batch):
+        if "slow" in sys.argv:
+            await asyncio.sleep(0.01)
+            return await super().embed(batch)
         if not self._told:
             self._told = True
             asyncio.get_running_loop().add_reader(sys.stdin, self.release)
@@ -32,30 +39,36 @@ class Held(FakeEngine):
         return await super().embed(batch)
 
 def load(card, settings, cache):
-    engine = Held(card.dimensions)
+    engine = Held(card.dimensions, shape=MicroBatchShape(512, 2))
     engine._told = False
-    engine.hold()
+    if "slow" not in sys.argv:
+        engine.hold()
     return engine
 
 if "hang" in sys.argv:
     server.LAST_CALL_S = 1.0
 bootstrap.running = functools.partial(bootstrap.running, source=bootstrap.EngineSource("__main__:load", "", ""))
 sys.argv, arguments = ["quartzite", *sys.argv], sys.argv[1:]
-main.app([argument for argument in arguments if argument != "hang"])
+main.app([argument for argument in arguments if argument not in {"hang", "slow"}])
 """
 
 
 class HeldServer:
     """The process, the address it listens on, and what it has printed."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
+        self._log = log
         self.url = ""
 
     @property
     def port(self) -> int:
         """The port that it listens on."""
         return int(self.url.rpartition(":")[2])
+
+    def logged(self) -> str:
+        """Return all that it has logged so far."""
+        return self._log.read_text(encoding="utf-8")
 
     def said(self) -> str:
         """Return the next line that the process prints, waiting for it."""
@@ -85,7 +98,7 @@ def held_server(
 ) -> Iterator[HeldServer]:
     """Run a server with `settings` by table, its own files below `folder`.
 
-    `hang` holds it so that it cannot be stopped; `files` is how many the system lets it open.
+    `hang` holds it so that it cannot be stopped, `slow` does not hold it; `files` is how many the system lets it open.
     """
     config = model_folders.BERT | {"vocab_size": 1188}
     model_folders.write(
@@ -105,8 +118,12 @@ def held_server(
     if files:
         command = ["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"', *command]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
-        server = HeldServer(process)
+    # A pipe that nobody reads would hold a server that logs.
+    with (
+        (folder / "log").open("wb") as log,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
+    ):
+        server = HeldServer(process, folder / "log")
         try:
             server.wait_until_listening()
             yield server
