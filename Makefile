@@ -105,11 +105,14 @@ clean: ## remove the environments, caches and builds; model files stay
 	find src tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 # .locked: the environment holds its lock. .ready: and this project, which needs a new entry when pyproject.toml changes.
-# pip's own bytecode and setuptools (Python 3.11 brings it) are not needed and would be 20 MB of 400.
+# pip's own bytecode and setuptools (Python 3.11 brings it) are not needed and would be 20 MB of 400; OpenVINO's readers
+# of other model formats and its C++ headers neither, and would be 26 MB.
 $(VENV)/.locked: requirements/serve.txt
-	$(call new-venv,$(VENV),175 MB to download; half a minute to a few minutes)
+	$(call new-venv,$(VENV),180 MB to download; half a minute to a few minutes)
 	@$(VENV)/bin/python $(LOCKED) $<
 	@$(VENV)/bin/python -m pip uninstall --quiet --yes setuptools 2>/dev/null || true
+	@cd $(VENV)/lib/python*/site-packages/openvino && rm -rf include && \
+		find libs frontend -name '*_frontend.*' ! -name '*_ir_*' -delete
 	@touch $@
 
 $(VENV)/.ready: $(VENV)/.locked pyproject.toml
@@ -119,7 +122,7 @@ $(VENV)/.ready: $(VENV)/.locked pyproject.toml
 	@touch $@
 
 $(VENV_DEV)/.locked: requirements/dev.txt
-	$(call new-venv,$(VENV_DEV),220 MB to download; half a minute to a few minutes)
+	$(call new-venv,$(VENV_DEV),230 MB to download; half a minute to a few minutes)
 	@$(VENV_DEV)/bin/python $(LOCKED) $<
 	@touch $@
 

@@ -36,10 +36,12 @@ QWEN_SPLIT = (
 BERT_SPECIALS = ["[PAD]", *(f"[unused{n}]" for n in range(1, 100)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 XLMR_SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
 QWEN_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+QWEN_SHAPES = [f"<|{shape}_{end}|>" for shape in ("object_ref", "box", "quad") for end in ("start", "end")]
+QWEN_VISION = ["<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>"]
 
 
 def main() -> int:
-    """Write or check the three files; return the exit status."""
+    """Write or check the files; return the exit status."""
     parser = argparse.ArgumentParser(description="Train the tiny tokenizers of the tests.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a file would change")
     check = parser.parse_args().check
@@ -100,6 +102,14 @@ def train_unigram(corpus: list[str]) -> Tokenizer:
     return tokenizer
 
 
+def train_chat(corpus: list[str]) -> Tokenizer:
+    """Train a Qwen3-VL-Embedding tokenizer: the byte-level one with all the special tokens, in their order."""
+    tokenizer = train_byte_level(corpus)
+    more = [*QWEN_SHAPES, *QWEN_VISION]
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in more])
+    return tokenizer
+
+
 def train_byte_level(corpus: list[str]) -> Tokenizer:
     """Train a Qwen3-Embedding byte-level BPE tokenizer: no start token, `<|endoftext|>` closes every text."""
     tokenizer = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix=""))
@@ -132,6 +142,7 @@ TRAINED: dict[str, Callable[[list[str]], Tokenizer]] = {
     "wordpiece.json": train_wordpiece,
     "unigram.json": train_unigram,
     "bytelevel.json": train_byte_level,
+    "chat.json": train_chat,
 }
 
 

@@ -19,14 +19,16 @@ from starlette.types import ASGIApp
 
 from quartzite.admission.gate import Gate, OpenGate
 from quartzite.batching.worker import Batcher
-from quartzite.config import QueueSettings, RequestSettings
+from quartzite.config import ImageSettings, QueueSettings, RequestSettings
 from quartzite.engines.fake import FakeEngine
 from quartzite.pipeline import Pipeline, ServedModel
+from quartzite.preprocess.pictures import Pictures
 from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import BertShape, ModelCard
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.app import build_app
 from quartzite.web.protocol import Bounds, Protocol
+from seeing import CHAT, IMAGE_TOKEN, seeing_card
 
 if TYPE_CHECKING:
     from quartzite.telemetry.spans import Spans
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 WORDPIECE = Path(__file__).parent / "fixtures" / "tokenizers" / "wordpiece.json"
 CLASSIC = "tests/classic"
 CUTTABLE = "tests/cuttable"  # the model that offers `dimensions`
+SEEING = "Qwen/Qwen3-VL-Embedding-8B"
 MAX_TOKENS = 64
 VOCABULARY = 1188
 _REQUESTS, _QUEUE, _BOUNDS = RequestSettings(), QueueSettings(), Bounds()
@@ -41,7 +44,7 @@ _REQUESTS, _QUEUE, _BOUNDS = RequestSettings(), QueueSettings(), Bounds()
 
 @dataclass(frozen=True)
 class FakeService:
-    """Two models, one of which offers `dimensions` 2, 4 and 8, on one fake engine."""
+    """Two models, one of which offers `dimensions` 2, 4 and 8, on one fake engine; on demand one that takes images."""
 
     app: Starlette
     pipeline: Pipeline
@@ -62,17 +65,20 @@ async def fake_service(
     clock: Callable[[], float] = time.monotonic,
     spans: "Spans | None" = None,
     cors_origins: Sequence[str] = (),
+    pictures: Pictures | None = None,
 ) -> AsyncIterator[FakeService]:
-    """Run a service on `engine` for the length of the `async with`."""
+    """Run a service on `engine` for the length of the `async with`; with `pictures`, a model that takes images too."""
     engine = engine or FakeEngine()
     metrics = Metrics()
     batcher = Batcher(engine, queue, clock, metrics.engine_of(CLASSIC), requests.timeout_ms / 1000)
     tokeniser = Tokeniser(WORDPIECE, MAX_TOKENS, VOCABULARY)
     models = {card.name: ServedModel(card, tokeniser, batcher) for card in _cards(engine.dimensions)}
+    if pictures:
+        models[SEEING] = _seeing(engine.dimensions, batcher)
     for name in models:
         metrics.add_model(name, load_s=0.5)
     with ThreadPoolExecutor(1) as threads:
-        pipeline = Pipeline(models, gate or OpenGate(), requests, threads, clock)
+        pipeline = Pipeline(models, gate or OpenGate(), requests, threads, pictures or Pictures(ImageSettings()), clock)
         await batcher.start()
         try:
             yield FakeService(build_app(pipeline, requests, metrics, spans, cors_origins), pipeline, engine, batcher)
@@ -127,6 +133,11 @@ class RequestLog(logging.Handler):
     async def next(self) -> dict[str, object]:
         """Return the next line, waiting for it."""
         return await self._lines.get()
+
+
+def _seeing(dimensions: int, batcher: Batcher) -> ServedModel:
+    card = seeing_card(SEEING, dimensions)
+    return ServedModel(card, Tokeniser(CHAT, card.max_tokens, card.shape.vocabulary, IMAGE_TOKEN), batcher)
 
 
 def _cards(dimensions: int) -> list[ModelCard]:

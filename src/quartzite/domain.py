@@ -22,10 +22,24 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True, slots=True)
 class TextItem:
-    """One input given as text; `pointer` is its place in the request (`input`, `input[3]`), for messages."""
+    """One input given as text; `pointer` is its place in the request (`input`, `input[3]`), for messages.
+
+    `instruction` is its own, for models that take one; it goes before that of the request.
+    """
 
     text: str
     pointer: str = "input"
+    instruction: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageItem:
+    """One input with a picture, and perhaps a text beside it; `image` is a URL, a data URI or base64, unread so far."""
+
+    image: str
+    text: str = ""
+    pointer: str = "input"
+    instruction: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,14 +50,15 @@ class TokenItem:
     pointer: str = "input"
 
 
-Item = TextItem | TokenItem
+Item = TextItem | ImageItem | TokenItem
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingRequest:
     """A request whose form has been checked, before any model has been asked.
 
-    `dimensions`, `truncate` and `user` are None when the client left them out; `user` is an opaque string.
+    `dimensions`, `truncate`, `user` and `instruction` are None when the client left them out; `user` is an opaque
+    string.
     """
 
     model: str
@@ -52,6 +67,12 @@ class EmbeddingRequest:
     dimensions: int | None = None
     truncate: Side | None = None
     user: str | None = None
+    instruction: str | None = None
+
+    @property
+    def images(self) -> int:
+        """Number of items with an image."""
+        return sum(isinstance(item, ImageItem) for item in self.items)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,11 +113,12 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where the time of one request went, in seconds."""
+    """Where the time of one request went, in seconds; `pictures_s` for fetching and decoding them."""
 
     tokenise_s: float = 0.0
     queue_s: float = 0.0
     engine_s: float = 0.0
+    pictures_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,3 +216,4 @@ class Outcome:
     tokens: int
     timings: Timings
     total_s: float
+    images: int = 0

@@ -14,6 +14,7 @@ Knows nobody. The tree:
     │   └── MissingExtra
     └── RequestFailure              what a client is answered
         ├── InvalidParameter        400 / 20015
+        ├── InvalidImage            400 / 20040
         ├── TooManyItems            400 / 20042
         ├── UnknownModel            400 / 20012
         ├── InvalidToken            401
@@ -110,6 +111,16 @@ class InvalidParameter(RequestFailure):
 
     def __init__(self, detail: str, pointer: str = WHOLE) -> None:
         super().__init__(f"The parameter is invalid. Please check again. {detail}", pointer)
+
+
+class InvalidImage(RequestFailure):
+    """A picture of the request cannot be fetched, decoded or taken."""
+
+    def __init__(self, detail: str, pointer: str = "") -> None:
+        super().__init__(
+            f"Image url should be a valid url or should like data:image/TYPE;base64,YOUR-BASE64-CONTENT. {detail}",
+            pointer,
+        )
 
 
 class TooManyItems(RequestFailure):
@@ -303,6 +314,7 @@ class WireRow:
 
 WIRE: Mapping[type[RequestFailure], WireRow] = {
     InvalidParameter: WireRow(400, 20015, "object", retryable=False),
+    InvalidImage: WireRow(400, 20040, "object", retryable=False),
     TooManyItems: WireRow(400, 20042, "object", retryable=False),
     UnknownModel: WireRow(400, 20012, "object", retryable=False),
     InvalidToken: WireRow(401, None, "string", retryable=False),

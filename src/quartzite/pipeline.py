@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
 from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from quartzite.admission.gate import Caller, Gate, Permit
 from quartzite.admission.visit import visit
@@ -16,7 +16,8 @@ from quartzite.config import RequestSettings
 from quartzite.domain import Embedded, EmbeddingRequest, Encoded, Timings, Withdrawal
 from quartzite.errors import DeadlineExceeded, UnknownModel
 from quartzite.postprocess.vectors import finish
-from quartzite.preprocess.inputs import check_dimensions
+from quartzite.preprocess.inputs import check_contents, check_dimensions
+from quartzite.preprocess.pictures import Pictures
 from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import ModelCard
 from quartzite.telemetry.trace import Trace
@@ -34,7 +35,10 @@ class ServedModel:
 
 
 class Pipeline:
-    """Answers requests for `models`, keyed by the names clients send; tokenises on the threads of `tokenising`."""
+    """Answers requests for `models`, keyed by the names clients send.
+
+    Texts are tokenised on the threads of `tokenising`, images read by `pictures`.
+    """
 
     def __init__(
         self,
@@ -42,6 +46,7 @@ class Pipeline:
         gate: Gate,
         settings: RequestSettings,
         tokenising: Executor,
+        pictures: Pictures,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.models = models
@@ -49,6 +54,7 @@ class Pipeline:
         self._gate = gate
         self._timeout_s = settings.timeout_ms / 1000
         self._tokenising = tokenising
+        self._pictures = pictures
         self._clock = clock
 
     def drain(self) -> None:
@@ -78,15 +84,17 @@ class Pipeline:
         try:
             with self._in_use(request) as model:
                 await self._gate.count(permit, request)
+                check_contents(request, model.card, (other.card for other in self.models.values()))
                 check_dimensions(request.dimensions, model.card)
-                encoded, tokenise_s = await self._tokenise(model.tokeniser, request, deadline)
-                tokens = sum(item.tokens for item in encoded)
-                await self._gate.charge(permit, request, tokens)
-                ran = await model.batcher.embed(encoded, deadline)
+                with self._pictures.held(request.items):
+                    encoded, timings = await self._prepare(model.tokeniser, request, deadline)
+                    tokens = sum(item.tokens for item in encoded)
+                    await self._gate.charge(permit, request, tokens)
+                    ran = await model.batcher.embed(encoded, deadline)
         except DeadlineExceeded:  # told is the whole time that was given, not what was left of it somewhere
             raise DeadlineExceeded(timeout_s) from None
         vectors = finish(ran.vectors, request.dimensions)
-        timings = Timings(tokenise_s, ran.queue_s, ran.engine_s)
+        timings = replace(timings, queue_s=ran.queue_s, engine_s=ran.engine_s)
         return Embedded(request.model, vectors, request.encoding, tokens, timings)
 
     @contextmanager
@@ -98,17 +106,18 @@ class Pipeline:
         with model.uses:
             yield model
 
-    async def _tokenise(
+    async def _prepare(
         self, tokeniser: Tokeniser, request: EmbeddingRequest, deadline: float
-    ) -> tuple[list[Encoded], float]:
-        """Tokenise off the event loop; waiting for a thread ends at the deadline like all other waiting."""
+    ) -> tuple[list[Encoded], Timings]:
+        """Read pictures, then tokenise, off the event loop; waiting for that ends at the deadline like all other."""
         begun = self._clock()
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(deadline - begun):
-                encoded = await loop.run_in_executor(
-                    self._tokenising, tokeniser.encode, request.items, request.truncate
-                )
+                pictures = await self._pictures.read(request.items)
+                seen = self._clock()
+                asked = (request.items, request.truncate, pictures, request.instruction)
+                encoded = await loop.run_in_executor(self._tokenising, tokeniser.encode, *asked)
         except TimeoutError:
             raise DeadlineExceeded(deadline - begun) from None
-        return encoded, self._clock() - begun
+        return encoded, Timings(self._clock() - seen, pictures_s=seen - begun)

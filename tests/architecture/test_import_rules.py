@@ -45,6 +45,8 @@ VIOLATIONS = (
     Violation("SQL stands in the storage only", "cli/embed.py", "sqlite3"),
     Violation("Only the telemetry knows the library of the metrics", "batching/recovery.py", "prometheus_client"),
     Violation("Only the telemetry knows OpenTelemetry", "web/tracing.py", "opentelemetry"),
+    Violation("Only the decoding of pictures knows Pillow", "preprocess/pictures.py", "PIL"),
+    Violation("Only the fetching of pictures knows an HTTP client", "preprocess/pictures.py", "httpx2"),
     Violation("Below web nobody knows the web", "config/reading.py", "starlette"),
     Violation("Decisions and arithmetic are free of input and output", "postprocess/vectors.py", "asyncio"),
 )

@@ -10,7 +10,7 @@ LONGEST_FUNCTION = 50
 
 
 def sources() -> Iterator[Path]:
-    for folder in ("src", "tests", "scripts", "benchmarks"):
+    for folder in ("src", "tests", "scripts", "benchmarks", "examples"):
         yield from (ROOT / folder).rglob("*.py")
 
 

@@ -17,6 +17,7 @@ from quartzite.errors import (
     EngineFault,
     HeadersTooLarge,
     InvalidAdminToken,
+    InvalidImage,
     InvalidKey,
     InvalidParameter,
     InvalidToken,
@@ -115,7 +116,8 @@ ITEMS: dict[str, tuple[object, str]] = {
     "an empty string in a list": (["a", "b", ""], "input[2]"),
     "an empty list": ([], "input"),
     "a number in a list": (["a", 1.5], "input[1]"),
-    "an image": ([{"image": "https://example.com/a.jpg"}], "input[0]"),
+    "an image": ([{"image": "https://example.com/a.jpg"}], "input[0].image"),
+    "an unknown kind of content": (["a", {"video": "https://example.com/a.mp4"}], "input[1]"),
     "a text too long": (["a", "word " * MAX_TOKENS], "input[1]"),
     "an id outside the vocabulary": ([[5], [5, 99_999]], "input[1]"),
 }
@@ -149,6 +151,11 @@ TWICE = {
     "with the same value": (b'{"input": "a", "input": "a", "model": "m"}', "`input` is given twice.", "input"),
     "spelt otherwise": (rb'{"model": "m", "input": "a", "m\u006fdel": "m"}', "`model` is given twice.", "model"),
     "in content": (b'{"model": "m", "input": {"text": "a", "text": "b"}}', "`input` has `text` twice.", "input"),
+    "in content and in the request": (
+        b'{"model": "m", "instruction": "a", "input": {"text": "b", "instruction": "a", "instruction": "b"}}',
+        "`input` has `instruction` twice.",
+        "input",
+    ),
     "in one of a list": (
         b'{"model": "m", "input": ["text", {"text": "a"}, {"text": "a", "text": "b"}]}',
         "`input[2]` has `text` twice.",
@@ -280,6 +287,15 @@ async def test_a_wrong_method_is_told_the_right_ones(
 
 ONE_OF_EACH: dict[RequestFailure, tuple[int, bytes]] = {
     InvalidParameter("what", "input[3]"): (400, _bad_request(GENERIC + "what", "input[3]")),
+    InvalidImage("`input[3].image` what.", "input[3].image"): (
+        400,
+        _bad_request(
+            "Image url should be a valid url or should like data:image/TYPE;base64,YOUR-BASE64-CONTENT. "
+            "`input[3].image` what.",
+            "input[3].image",
+            20040,
+        ),
+    ),
     TooManyItems(33, 32): (400, _bad_request("input batch size 33 > maximum allowed batch size 32", "input", 20042)),
     UnknownModel("é"): (400, _bad_request(UNKNOWN.format("é"), "model", 20012)),
     InvalidToken(): (401, b'"Invalid token"'),

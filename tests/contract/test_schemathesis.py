@@ -60,7 +60,13 @@ def our_document() -> Any:
 
     document = openapi(RequestSettings(), [CUTTABLE])
     schemas = document["components"]["schemas"]
-    this_server(schemas["EmbeddingsRequest"]["properties"])
+    fields = schemas["EmbeddingsRequest"]["properties"]
+    this_server(fields)
+    # No model of this server takes images: it refuses them, and instructions, by name.
+    image = {"$ref": "#/components/schemas/EmbeddingImageContent"}
+    fields["input"]["oneOf"].remove(image)
+    schemas["EmbeddingInputItem"]["oneOf"].remove(image)
+    del fields["instruction"], schemas["EmbeddingTextContent"]["properties"]["instruction"]
     schemas["TokenArray"] |= {"maxItems": MOST_IDS, "items": IDS, "example": [5, 6, 7]}
     document["security"] = [{"bearerAuth": []}]  # optional in the document, for a service may be open; this one is not
     return document
@@ -73,7 +79,8 @@ def their_document() -> Any:
     - `embedding` is an array of numbers, also where `encoding_format` is `base64`: then it is a string.
     - Token arrays are described in words ("an array of tokens", "an array of token arrays") and missing in the schema.
     - Texts "should not be an empty string": the schema lets them be. Line breaks alone are as good as empty.
-    - `{"image": ...}` is refused here by name, for no model of this server takes images.
+    - `{"image": ...}` is refused here by name, for no model of this server takes images; so are keys of content objects
+      that nobody knows.
     - Fields that are `null` count as absent, as clients send them (LiteLLM); the schema says nothing of it.
     - 405 is answered to other methods, 408, 431 and 500 where something else goes wrong: not in the document at all.
     """
@@ -84,7 +91,8 @@ def their_document() -> Any:
     item = answer["data"]["items"]["properties"]
     item["embedding"] = {"oneOf": [item["embedding"], {"type": "string", "format": "byte"}]}
     text = {"type": "string", "minLength": 1, "pattern": "[^\\r\\n]"}
-    content = {"type": "object", "required": ["text"], "properties": {"text": text}}
+    content = {"type": "object", "required": ["text"], "additionalProperties": False}
+    content["properties"] = {"text": text}
     tokens = {"type": "array", "minItems": 1, "maxItems": MOST_IDS, "items": IDS}
     several = [{"oneOf": [text, content]}, tokens]
     lists = [{"type": "array", "minItems": 1, "maxItems": 32, "items": items} for items in several]

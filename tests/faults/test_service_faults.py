@@ -11,10 +11,11 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from quartzite.admission.gate import Caller, OpenGate, Permit
-from quartzite.config import QueueSettings, RequestSettings
+from quartzite.config import ImageSettings, QueueSettings, RequestSettings
 from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
 from quartzite.pipeline import Pipeline
+from quartzite.preprocess.pictures import Pictures
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.answering import Answering
 from quartzite.web.tracing import Traced
@@ -91,7 +92,8 @@ async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: Fak
     free = threading.Event()
     with ThreadPoolExecutor(1) as threads:
         threads.submit(free.wait)
-        pipeline = Pipeline(service.pipeline.models, OpenGate(), RequestSettings(timeout_ms=20), threads)
+        models, pictures = service.pipeline.models, Pictures(ImageSettings())
+        pipeline = Pipeline(models, OpenGate(), RequestSettings(timeout_ms=20), threads, pictures)
         async with asyncio.timeout(5):
             with pytest.raises(DeadlineExceeded, match=r"after 0\.02 s"):
                 await pipeline.embed(REQUEST, PERMIT)
@@ -103,7 +105,8 @@ async def test_a_request_out_of_time_is_told_how_long_it_was_given(service: Fake
     """However little of its time was left for the engine, the message names the whole of it."""
     late = RequestSettings(timeout_ms=5_000)
     with ThreadPoolExecutor(1) as threads:
-        pipeline = Pipeline(service.pipeline.models, OpenGate(), late, threads, lambda: time.monotonic() - 10)
+        models, pictures = service.pipeline.models, Pictures(ImageSettings())
+        pipeline = Pipeline(models, OpenGate(), late, threads, pictures, lambda: time.monotonic() - 10)
         with pytest.raises(DeadlineExceeded, match="after 5 s"):
             await pipeline.embed(REQUEST, PERMIT)
 

@@ -1,13 +1,16 @@
 """The forms of `input`: what is taken, what is refused, and how the item at fault is named."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from quartzite.config import RequestSettings
-from quartzite.domain import Item, TextItem, TokenItem
+from quartzite.domain import EmbeddingRequest, ImageItem, Item, TextItem, TokenItem
 from quartzite.errors import InvalidParameter, TooManyItems
-from quartzite.preprocess.inputs import check_dimensions, read_items
+from quartzite.preprocess.inputs import check_contents, check_dimensions, read_items
 from quartzite.registry.card import AllowedDimensions, BertShape, ModelCard
+from seeing import seeing_card
 
 SETTINGS = RequestSettings(max_inputs_per_request=4)
 SURROGATE = "\ud800"
@@ -38,8 +41,8 @@ def test_a_list_of_strings_keeps_its_order() -> None:
 
 
 def test_text_objects_are_taken_alone_and_among_strings() -> None:
-    """`{"text": ...}` means the same as its text; other fields of the object are ignored, null is as good as absent."""
-    assert texts(read_items({"text": "a", "lang": "en"}, SETTINGS)) == [("a", "input")]
+    """`{"text": ...}` means the same as its text; null is as good as absent."""
+    assert texts(read_items({"text": "a", "video": None}, SETTINGS)) == [("a", "input")]
     assert texts(read_items(["a", {"text": "b", "image": None}], SETTINGS)) == [("a", "input[0]"), ("b", "input[1]")]
 
 
@@ -58,6 +61,57 @@ def test_token_arrays_are_int32() -> None:
 def test_a_list_of_token_arrays_is_one_item_each() -> None:
     """Each array keeps its place."""
     assert token_arrays(read_items([[1], [2, 3]], SETTINGS)) == [([1], "input[0]"), ([2, 3], "input[1]")]
+
+
+def test_images_are_taken_alone_among_texts_and_beside_one() -> None:
+    """An object holds an image, and perhaps a text of the same item; an empty text beside an image is none."""
+    url = "https://example.com/a.jpg"
+    assert read_items({"image": url}, SETTINGS) == (ImageItem(url),)
+    assert read_items(["a", {"image": f" {url}\n", "text": ""}], SETTINGS)[1] == ImageItem(url, "", "input[1]")
+    assert read_items([{"image": url, "text": "a dog"}], SETTINGS) == (ImageItem(url, "a dog", "input[0]"),)
+
+
+def test_an_object_may_have_an_instruction_of_its_own() -> None:
+    """It is kept with the item, without the blanks around it; a blank one is as good as absent."""
+    (first, second) = read_items(
+        [{"text": "a", "instruction": " Find. "}, {"image": "x", "instruction": " "}], SETTINGS
+    )
+    assert first == TextItem("a", "input[0]", "Find.")
+    assert second == ImageItem("x", "", "input[1]", None)
+
+
+SEEING = seeing_card("vl")
+TEXT_ONLY = ModelCard("text", Path("no-folder"), BertShape(1, 8, 1, 1, 1, 1, 1, 1e-12, "gelu", 0), "cls", max_tokens=8)
+
+
+@pytest.mark.parametrize(
+    ("item", "instruction", "pointer", "says"),
+    [
+        (ImageItem("x", "", "input[1]"), None, "input[1].image", "`input[1].image` is an image, and text takes texts"),
+        (TextItem("a", "input[1]", "Find."), None, "input[1].instruction", "is an instruction, which only models for"),
+        (TextItem("a"), "Find.", "instruction", "`instruction` is an instruction, which only models for images have"),
+        (TokenItem(np.array([1], np.int32)), "Find.", "instruction", "`instruction` is an instruction"),
+    ],
+)
+def test_what_only_models_for_images_take_is_refused_by_others(
+    item: Item, instruction: str | None, pointer: str, says: str
+) -> None:
+    """The refusal names the place, and the models that would take it."""
+    asked = EmbeddingRequest("text", (TextItem("a"), item), instruction=instruction)
+    for served, there in (([TEXT_ONLY], "no model served here takes images"), ([TEXT_ONLY, SEEING], "here vl takes")):
+        with pytest.raises(InvalidParameter) as caught:
+            check_contents(asked, TEXT_ONLY, served)
+        assert caught.value.pointer == pointer
+        assert says in caught.value.message
+        assert there in caught.value.message
+
+
+def test_a_model_for_images_takes_all_but_token_arrays() -> None:
+    """Token arrays would come without the prompt that the model needs around every item."""
+    items = (TextItem("a", instruction="Find."), ImageItem("x", "b"))
+    check_contents(EmbeddingRequest("vl", items, instruction="Find."), SEEING, [SEEING])
+    with pytest.raises(InvalidParameter, match="`input` is a token array, and vl takes texts and images only"):
+        check_contents(EmbeddingRequest("vl", (TokenItem(np.array([1], np.int32)),)), SEEING, [SEEING])
 
 
 @pytest.mark.parametrize("value", [["a"] * 5, [[1]] * 5, [None] * 5])
@@ -109,11 +163,24 @@ def test_blank_text_that_is_more_than_line_breaks_is_taken(blank: str) -> None:
         (["a", [1]], "input[1]", "`input[1]` is a token array in a list of texts"),
         ([[1], "a"], "input[1]", "`input[1]` is text in a list of token arrays"),
         ([[1], {"text": "a"}], "input[1]", "`input[1]` is text in a list of token arrays"),
-        ({"image": "https://example.com/a.jpg"}, "input", "`input` is an image; the models served here take text"),
-        (["a", {"text": "b", "image": "x"}], "input[1]", "`input[1]` is an image"),
-        ({}, "input", "`input` is an object without a string `text`"),
-        ([{"text": 5}], "input[0]", "`input[0]` is an object without a string `text`"),
-        ([{"text": None}], "input[0]", "`input[0]` is an object without a string `text`"),
+        ({}, "input", "`input` is an object without text or image; send an object such as"),
+        ([{"text": None}], "input[0]", "`input[0]` is an object without text or image"),
+        ({"instruction": "Find."}, "input", "`input` is an object without text or image"),
+        ([{"text": 5}], "input[0].text", "`input[0].text` is a number; send a string"),
+        ({"text": "a", "lang": "en"}, "input", "`input` has a key `lang`, which is not known; send an object such as"),
+        ([{"video": "a.mp4"}], "input[0]", "`input[0]` has a key `video`, which is not known"),
+        ({"text": "a", "image_url": "b"}, "input", "`input` has a key `image_url`, which is not known"),
+        ({"x" * 60: 1}, "input", f"`input` has a key `{'x' * 50}`, which"),
+        ({"image": ""}, "input.image", "`input.image` is an empty string; send a URL, a data URI or base64"),
+        (["a", {"image": " "}], "input[1].image", "`input[1].image` is an empty string"),
+        ({"image": {"url": "a"}}, "input.image", "`input.image` is an object; send a URL"),
+        ([{"image": "x", "text": 1}], "input[0].text", "`input[0].text` is a number"),
+        ([{"image": "x", "text": "\n"}], "input[0]", "`input[0]` holds nothing but line breaks"),
+        ({"text": "a", "instruction": 1}, "input.instruction", "`input.instruction` is a number; send a string"),
+        ({"text": "a", "instruction": "i" * 4001}, "input.instruction", "has 4001 characters; at most 4000 are taken"),
+        ({"text": "a", "instruction": SURROGATE}, "input.instruction", "has half of a surrogate pair at character 0"),
+        ([[1], {"image": "x"}], "input[1]", "`input[1]` is an image in a list of token arrays"),
+        ([{"image": "x"}, [1]], "input[1]", "`input[1]` is a token array in a list of texts"),
         (["é", "é" + SURROGATE], "input[1]", "`input[1]` has half of a surrogate pair at character 1"),
         ({"text": SURROGATE}, "input", "`input` has half of a surrogate pair at character 0"),
         (object(), "input", "`input` is a value of unknown type"),

@@ -15,7 +15,7 @@ from quartzite.web.schemas import read_request
 
 Pairs = list[tuple[str, object]]
 words = st.sampled_from(["model", "text", "image", 'a "text": b', "\\u006d", "é", "\\"])
-contents = st.lists(st.tuples(st.sampled_from(["text", "image", "note"]), words), max_size=3)
+contents = st.lists(st.tuples(st.sampled_from(["text", "image", "instruction", "note"]), words), max_size=3)
 inputs = words | contents.map(tuple) | st.lists(words | contents.map(tuple) | st.lists(st.integers(), max_size=2))
 extras = st.tuples(st.sampled_from([*FIELDS, "text", "metadata"]), words | contents.map(tuple))
 

@@ -57,7 +57,7 @@ class LedgerBook:
             user=outcome.user,
             items=outcome.items,
             tokens=outcome.tokens,
-            images=0,
+            images=outcome.images,
             status=outcome.status,
             code=outcome.code,
             queue_ms=timings.queue_s * 1000,

@@ -45,6 +45,7 @@ def _outcome(trace: Trace, failed: WireRow | None, total_s: float) -> Outcome:
         tokens=trace.tokens or 0,
         timings=trace.timings or Timings(),
         total_s=total_s,
+        images=trace.images or 0,
     )
 
 

@@ -14,6 +14,7 @@ from quartzite.bootstrap.access import build_gate
 from quartzite.bootstrap.models import OPENVINO, EngineSource, ServedModels, engine_loader
 from quartzite.config import Settings
 from quartzite.pipeline import Pipeline
+from quartzite.preprocess.pictures import Pictures
 from quartzite.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ async def running(
     async with AsyncExitStack() as stack:
         tokenising = stack.enter_context(ThreadPoolExecutor(os.cpu_count() or 1, "tokenise"))
         metrics = Metrics()
+        pictures = Pictures(settings.images)
+        stack.push_async_callback(pictures.close)
+        metrics.watch_pictures(lambda: pictures.held_bytes)
         spans = await _spans(stack) if settings.telemetry.spans else None
         models = ServedModels(settings, engine_loader(source), metrics)
         gate: Gate = OpenGate()
@@ -63,7 +67,7 @@ async def running(
         stack.push_async_callback(models.close)
         for model in settings.models:
             await models.load(model, progress)
-        pipeline = Pipeline(models.served, gate, settings.requests, tokenising)
+        pipeline = Pipeline(models.served, gate, settings.requests, tokenising, pictures)
         yield Service(pipeline, models, metrics, asks_for_keys, spans, records)
 
 

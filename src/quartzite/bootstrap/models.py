@@ -21,7 +21,7 @@ from quartzite.engines.base import Engine
 from quartzite.errors import Conflict, MissingExtra, NoSuchRecord, StartFailure
 from quartzite.pipeline import ServedModel
 from quartzite.preprocess.tokenise import Tokeniser
-from quartzite.registry.card import ModelCard
+from quartzite.registry.card import ModelCard, Qwen3VlShape
 from quartzite.registry.catalog import catalog
 from quartzite.registry.files import locate
 from quartzite.registry.folder import read_card
@@ -190,8 +190,7 @@ class ServedModels:
         return msgspec.structs.replace(common, precision=model.precision or common.precision)
 
     async def _start(self, card: ModelCard, settings: EngineSettings) -> _Computation:
-        file = card.folder / "tokenizer.json"
-        reading = asyncio.create_task(asyncio.to_thread(Tokeniser, file, card.max_tokens, card.shape.vocabulary))
+        reading = asyncio.create_task(asyncio.to_thread(_tokeniser, card))
         try:
             engine = await asyncio.to_thread(self._load, card, settings, self._settings.cache.path)
         except BaseException:
@@ -234,6 +233,11 @@ def _tell(done: "asyncio.Future[T]", tell: Callable[[], None]) -> None:
     loop = done.get_loop()
     if not loop.is_closed():
         loop.call_soon_threadsafe(lambda: None if done.done() else tell())
+
+
+def _tokeniser(card: ModelCard) -> Tokeniser:
+    image_token = card.shape.image_token if isinstance(card.shape, Qwen3VlShape) else None
+    return Tokeniser(card.folder / "tokenizer.json", card.max_tokens, card.shape.vocabulary, image_token)
 
 
 def engine_loader(source: EngineSource) -> EngineLoader:

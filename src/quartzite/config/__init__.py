@@ -22,6 +22,7 @@ DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
+ModelPixels = Annotated[int, Meta(ge=1_024, le=33_554_432)]
 Level = Annotated[int, Meta(ge=0, le=5)]
 SECRET = {"secret": True}
 """The `extra` of a setting that must not be shown."""
@@ -132,6 +133,47 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     timeout_ms: Annotated[
         Positive, Meta(description="How long a request may take before it is answered 504, in milliseconds.")
     ] = 60_000
+
+
+class ImageSettings(Section, frozen=True, kw_only=True):
+    """Pictures in requests, for models that take them."""
+
+    fetch: Annotated[bool, Meta(description="Fetch pictures that are given as URLs; else they are refused.")] = True
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        Meta(
+            description="Hosts to fetch from although their addresses are not public: `HOST`, for ports 80 and 443, or "
+            "`HOST:PORT`."
+        ),
+    ] = ()
+    max_image_bytes: Annotated[Positive, Meta(description="Largest file of one picture, in bytes.")] = 20 * 1024 * 1024
+    max_source_pixels: Annotated[
+        Positive, Meta(description="Most pixels of a picture as it comes; more are refused before they are decoded.")
+    ] = 50_000_000
+    connect_timeout_ms: Annotated[
+        Positive, Meta(description="How long connecting to a host may take, in milliseconds.")
+    ] = 3_000
+    fetch_timeout_ms: Annotated[
+        Positive, Meta(description="How long fetching one picture may take in all, in milliseconds.")
+    ] = 10_000
+    max_redirects: Annotated[Natural, Meta(description="Most redirects followed for one picture.")] = 3
+    fetches: Annotated[Positive, Meta(description="Pictures fetched at the same time.")] = 16
+    decoders: Annotated[
+        Positive, Meta(description="Processes that decode pictures side by side; they start with the first picture.")
+    ] = 2
+    max_held_bytes: Annotated[
+        Positive,
+        Meta(description="Most memory for the pictures of all running requests, in bytes; beyond it they get 503."),
+    ] = 1024 * 1024 * 1024
+    min_pixels: Annotated[
+        ModelPixels, Meta(description="Pictures of fewer pixels are enlarged to about as many for the model.")
+    ] = 4_096
+    max_pixels: Annotated[
+        ModelPixels, Meta(description="Pictures of more pixels are scaled down to at most as many for the model.")
+    ] = 1_843_200
+    turn_by_exif: Annotated[
+        bool, Meta(description="Turn pictures as their EXIF data says; the models were trained without.")
+    ] = False
 
 
 class QueueSettings(Section, frozen=True, kw_only=True):
@@ -255,6 +297,7 @@ class Settings(Section, frozen=True, kw_only=True):
     models: tuple[ModelSettings, ...] = (ModelSettings(name=DEFAULT_MODEL),)
     engine: EngineSettings = EngineSettings()
     requests: RequestSettings = RequestSettings()
+    images: ImageSettings = ImageSettings()
     queue: QueueSettings = QueueSettings()
     cache: CacheSettings = CacheSettings()
     access: AccessSettings = AccessSettings()

@@ -123,6 +123,9 @@ def _contradictions(settings: Settings) -> list[str]:
         )
     if settings.admin.token is not None and not _SECRET_TEXT.fullmatch(settings.admin.token):
         faults.append("admin.token: it must have printable ASCII characters only, at least one, and no space")
+    images = settings.images
+    if images.min_pixels > images.max_pixels:
+        faults.append(f"images.min_pixels: {images.min_pixels} is more than images.max_pixels, {images.max_pixels}")
     return faults + ([] if settings.keys_possible else _open_to_others(settings.server))
 
 

@@ -9,9 +9,11 @@ from typing import NoReturn
 import numpy as np
 from tokenizers import Tokenizer
 
-from quartzite.domain import Encoded, Ids, Item, Side, TextItem, TokenItem
+from quartzite.domain import Encoded, Ids, Item, Picture, Side, TextItem, TokenItem
 from quartzite.errors import InvalidParameter, ModelRefused
+from quartzite.preprocess.chat import ChatPrompt
 from quartzite.preprocess.cuts import cut_pattern, next_cut
+from quartzite.preprocess.frames import Frame, Framing, SpecialTokens
 from quartzite.preprocess.inputs import LANGCHAIN_HINT
 
 # Prose has 1 to 5 characters per token, so one piece of this many per token of the maximum is nearly always enough.
@@ -29,44 +31,62 @@ class Tokeniser:
     """Tokenises for one model; may be called by several threads at the same time.
 
     `file` is a tokenizer.json, `max_tokens` counts special tokens, `vocabulary` is the number of rows of the model's
-    embedding table. Raises ModelRefused if the file cannot be read or does not fit the model.
+    embedding table, `image_token` the id at the places of images, if the model takes images, in a chat prompt. Raises
+    ModelRefused if the file cannot be read or does not fit the model.
     """
 
-    def __init__(self, file: Path, max_tokens: int, vocabulary: int) -> None:
+    def __init__(self, file: Path, max_tokens: int, vocabulary: int, image_token: int | None = None) -> None:
         # Requests are tokenised side by side; threads of the library's own would only take cores from the engine.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._tokenizer = _load(file, vocabulary)
-        self._prefix, self._suffix = _special_tokens(self._tokenizer, file)
+        self._framing = _framing(self._tokenizer, file, image_token)
         self._vocabulary = vocabulary
         self._max_tokens = max_tokens
-        self._room = max_tokens - len(self._prefix) - len(self._suffix)
-        if self._room < 1:
+        frame = self._framing.frame(TextItem("a"), None, None)
+        if self._room(frame) <= len(frame.lead_ids):
             raise ModelRefused(f"{file}: a maximum of {max_tokens} tokens leaves no room beside the special tokens")
         self._cuts = cut_pattern(self._tokenizer)
         self._piece_characters = _PIECE_CHARACTERS_PER_TOKEN * max_tokens
         self._most_characters = max(_MOST_CHARACTERS, _MOST_CHARACTERS_PER_TOKEN * max_tokens)
 
-    def encode(self, items: Sequence[Item], truncate: Side | None) -> list[Encoded]:
-        """Return the token ids of `items`, in order, each between the special tokens of the model.
+    def encode(
+        self,
+        items: Sequence[Item],
+        truncate: Side | None,
+        pictures: Sequence[Picture | None] | None = None,
+        instruction: str | None = None,
+    ) -> list[Encoded]:
+        """Return the token ids of `items`, in order, each in the frame of the model.
 
-        An item above the maximum is cut to it, keeping its beginning (`right`) or its end (`left`) and all special
-        tokens: just what cutting the tokens of the whole text would give. Raises InvalidParameter, naming the item,
-        if it is too long and `truncate` is None, if too much of it would have to be read to find that out, or if it
-        has ids outside the vocabulary. CPU-bound; releases the interpreter lock for nearly all of its time.
+        `pictures` are what their images have become, `instruction` is that of the request. A text above the maximum
+        is cut to it, keeping its beginning (`right`) or its end (`left`) and all of the frame: just what cutting the
+        tokens of the whole would give. Raises InvalidParameter, naming the item, if it is too long and `truncate` is
+        None, if too much of it would have to be read to find that out, if its frame alone is too long, or if it has
+        ids outside the vocabulary. CPU-bound; releases the interpreter lock for nearly all of its time.
         """
-        readings = [self._reading(item, truncate or "right") for item in items]
+        readings = [
+            self._reading(item, self._framing.frame(item, picture, instruction), truncate or "right")
+            for item, picture in zip(items, pictures or [None] * len(items), strict=True)
+        ]
         unfinished = readings
-        while unfinished := [r for r in unfinished if not r.whole and len(r.ids) <= self._room]:
+        while unfinished := [r for r in unfinished if not r.whole and len(r.ids) <= r.room]:
             encodings = self._tokenizer.encode_batch_fast(self._next_pieces(unfinished), add_special_tokens=False)
             for reading, encoding in zip(unfinished, encodings, strict=False):
                 reading.add(encoding.ids)
         return [self._encoded(reading, truncate) for reading in readings]
 
-    def _reading(self, item: Item, truncate: Side) -> "_Reading":
-        if isinstance(item, TextItem):
-            return _Reading(item.pointer, truncate, text=item.text)
-        self._check_vocabulary(item)
-        return _Reading(item.pointer, truncate, ids=self._without_special_tokens(item.ids))
+    def _room(self, frame: Frame) -> int:
+        """Return how many tokens `frame` leaves for a text and its lead."""
+        return self._max_tokens - len(frame.head) - len(frame.tail)
+
+    def _reading(self, item: Item, frame: Frame, truncate: Side) -> "_Reading":
+        room = self._room(frame)
+        if isinstance(item, TokenItem):
+            self._check_vocabulary(item)
+            return _Reading(item.pointer, truncate, frame, room, ids=_without_frame(item.ids, frame))
+        if room < len(frame.lead_ids) + bool(item.text):
+            self._refuse_frame(item.pointer, self._max_tokens - room)
+        return _Reading(item.pointer, truncate, frame, room, text=frame.lead + item.text)
 
     def _check_vocabulary(self, item: TokenItem) -> None:
         outside = np.flatnonzero((item.ids < 0) | (item.ids >= self._vocabulary))
@@ -78,15 +98,6 @@ class Tokeniser:
                 f"{LANGCHAIN_HINT}",
                 item.pointer,
             )
-
-    def _without_special_tokens(self, ids: Ids) -> Ids:
-        """Take off the special tokens of the model where a token array brings them along."""
-        start, end = len(self._prefix), len(ids) - len(self._suffix)
-        if not np.array_equal(ids[:start], self._prefix):
-            start = 0
-        if not np.array_equal(ids[end:], self._suffix):
-            end = len(ids)
-        return ids[start:end]
 
     def _next_pieces(self, readings: Sequence["_Reading"]) -> list[str]:
         """Return the next pieces of the first `readings`, of as many as make one batch."""
@@ -106,26 +117,34 @@ class Tokeniser:
         until = next_cut(self._cuts, text, enough, limit, reading.truncate) if self._cuts else None
         if until is None and len(text) > limit:
             raise InvalidParameter(
-                f"`{reading.pointer}` has {len(text)} characters. At most {limit} of them are read, and those hold "
-                f"fewer than {self._max_tokens} tokens or no place where the text may be cut. Shorten it, above all "
-                "its runs without spaces or of nothing but spaces.",
+                f"`{reading.pointer}` has {reading.characters} characters. At most {limit} of them are read, and those "
+                f"hold fewer than {self._max_tokens} tokens or no place where the text may be cut. Shorten it, above "
+                "all its runs without spaces or of nothing but spaces.",
                 reading.pointer,
             )
         return reading.advance(len(text) if until is None else until)
 
     def _encoded(self, reading: "_Reading", truncate: Side | None) -> Encoded:
-        ids = reading.ids
-        if len(ids) > self._room and truncate is None:
-            self._refuse_length(reading)
-        kept = ids[-self._room :] if truncate == "left" else ids[: self._room]
-        framed = np.concatenate((self._prefix, kept, self._suffix))
+        frame, ids = reading.frame, reading.ids
+        if len(ids) > reading.room:
+            if truncate is None:
+                self._refuse_length(reading)
+            ids = _cut(ids, frame, reading.room, truncate)
+        framed = np.concatenate((frame.head, ids, frame.tail))
         if not len(framed):
             raise InvalidParameter(f"`{reading.pointer}` has no tokens.", reading.pointer)
-        return Encoded(framed)
+        return Encoded(framed, frame.picture, frame.picture_at)
+
+    def _refuse_frame(self, pointer: str, tokens: int) -> NoReturn:
+        raise InvalidParameter(
+            f"`{pointer}` has {tokens} tokens without its text: its picture, the instruction and the prompt around "
+            f"them. The model takes at most {self._max_tokens}. Send a smaller picture or a shorter instruction.",
+            pointer,
+        )
 
     def _refuse_length(self, reading: "_Reading") -> NoReturn:
         if reading.whole:
-            tokens = len(reading.ids) + self._max_tokens - self._room
+            tokens = len(reading.ids) + self._max_tokens - reading.room
             excess = f"{tokens} tokens, and the model takes at most {self._max_tokens}"
         else:
             excess = f"more than {self._max_tokens} tokens, the most that the model takes"
@@ -140,11 +159,14 @@ class Tokeniser:
 class _Reading:
     """One item on its way to ids: how far its text has been read from the end that is kept, and the ids so far.
 
-    `read` counts characters from the beginning (`right`) or from the end (`left`); a token array has no text left.
+    `text` begins with the lead of its `frame`, `room` is how many tokens may become of it. `read` counts characters
+    from the beginning (`right`) or from the end (`left`); a token array has no text left.
     """
 
     pointer: str
     truncate: Side
+    frame: Frame
+    room: int
     text: str = ""
     ids: Ids = field(default_factory=lambda: np.empty(0, np.int32))
     read: int = 0
@@ -153,6 +175,11 @@ class _Reading:
     def whole(self) -> bool:
         """Whether `ids` are all that the item has."""
         return self.read == len(self.text)
+
+    @property
+    def characters(self) -> int:
+        """How many characters the text of the item has."""
+        return len(self.text) - len(self.frame.lead)
 
     def advance(self, until: int) -> str:
         """Return the text between what has been read and `until`, and count it as read."""
@@ -165,6 +192,30 @@ class _Reading:
         """Put the ids of the piece just read beside those read before."""
         new = np.array(ids, dtype=np.int32)
         self.ids = np.concatenate((self.ids, new) if self.truncate == "right" else (new, self.ids))
+
+
+def _cut(ids: Ids, frame: Frame, room: int, truncate: Side) -> Ids:
+    """Return the `room` first ids, or the lead of `frame` and the last ones."""
+    if truncate == "right":
+        return ids[:room]
+    return np.concatenate((frame.lead_ids, ids[len(ids) - room + len(frame.lead_ids) :]))
+
+
+def _without_frame(ids: Ids, frame: Frame) -> Ids:
+    """Take off the special tokens of the model where a token array brings them along."""
+    start, end = len(frame.head), len(ids) - len(frame.tail)
+    if not np.array_equal(ids[:start], frame.head):
+        start = 0
+    if not np.array_equal(ids[end:], frame.tail):
+        end = len(ids)
+    return ids[start:end]
+
+
+def _framing(tokenizer: Tokenizer, file: Path, image_token: int | None) -> Framing:
+    prefix, suffix = _special_tokens(tokenizer, file)
+    if image_token is None:
+        return SpecialTokens(prefix, suffix)
+    return ChatPrompt(tokenizer, file, image_token, np.concatenate((prefix, suffix)))
 
 
 def _load(file: Path, vocabulary: int) -> Tokenizer:

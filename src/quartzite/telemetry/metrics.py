@@ -63,6 +63,12 @@ TOKENISE_SECONDS = Metric(
     "Time of a request (200) for tokenising, waiting for a thread included.",
     buckets=_SHORT_S,
 )
+PICTURE_SECONDS = Metric(
+    "quartzite_picture_seconds",
+    "histogram",
+    "Time of a request (200) for fetching and decoding its images; requests without are not counted.",
+    buckets=_WAITS_S,
+)
 QUEUE_WAIT_SECONDS = Metric(
     "quartzite_queue_wait_seconds",
     "histogram",
@@ -71,6 +77,10 @@ QUEUE_WAIT_SECONDS = Metric(
 )
 TOKENS = Metric("quartzite_tokens_total", "counter", "Tokens of answered requests (200), as their usage says.")
 ITEMS = Metric("quartzite_items_total", "counter", "Items of answered requests (200).")
+IMAGES = Metric("quartzite_images_total", "counter", "Items with an image of answered requests (200).")
+PICTURE_BYTES = Metric(
+    "quartzite_picture_bytes", "gauge", "Most memory that the images of running requests may take, in bytes.", ()
+)
 QUEUE_TOKENS = Metric("quartzite_queue_tokens", "gauge", "Tokens that wait for the engine.")
 QUEUE_REQUESTS = Metric("quartzite_queue_requests", "gauge", "Requests of which items wait for the engine.")
 MICRO_BATCHES_RUNNING = Metric("quartzite_micro_batches_running", "gauge", "Micro-batches in the engine.")
@@ -206,6 +216,10 @@ class Metrics:
         """Ask `count` at every scrape, on a thread, how many connections there are."""
         self._collectors[CONNECTIONS].set_function(count)
 
+    def watch_pictures(self, held_bytes: Callable[[], float]) -> None:
+        """Ask `held_bytes` at every scrape, on a thread, how much the images of running requests may take."""
+        self._collectors[PICTURE_BYTES].set_function(held_bytes)
+
     async def exposition(self) -> bytes:
         """Return all series in Prometheus' text format; made on a thread, for it takes milliseconds."""
         return await asyncio.to_thread(generate_latest, self.registry)
@@ -254,6 +268,8 @@ class _Answers:
         self._queue_wait = series(QUEUE_WAIT_SECONDS, model)
         self._tokens = series(TOKENS, model)
         self._items = series(ITEMS, model)
+        self._images = series(IMAGES, model)
+        self._pictures = series(PICTURE_SECONDS, model)
 
     def note(self, seconds: float, trace: Trace) -> None:
         """Note an answer that took `seconds`."""
@@ -263,6 +279,9 @@ class _Answers:
         if trace.timings:
             self._tokenise.observe(trace.timings.tokenise_s)
             self._queue_wait.observe(trace.timings.queue_s)
+        if trace.images and trace.timings:
+            self._images.inc(trace.images)
+            self._pictures.observe(trace.timings.pictures_s)
 
 
 def _collector(metric: Metric, registry: CollectorRegistry) -> Any:

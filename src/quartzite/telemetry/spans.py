@@ -90,6 +90,7 @@ class Spans:
             "engine": trace.timings.engine_s,
             "queue": trace.timings.queue_s,
             "tokenise": trace.timings.tokenise_s,
+            **({"pictures": trace.timings.pictures_s} if trace.images else {}),
         }
         ended_ns = since_perf_counter_ns + round(trace.ready_s * 1e9)
         for name, lasted_s in seconds.items():

@@ -18,8 +18,8 @@ _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f
 class Trace:
     """What is known of one request while it runs; fields are filled in as they become known.
 
-    `user` is what the client says of its own customers, and never logged. `items` and `tokens` are counts, never
-    content; `timings` say where the time of an answered request went, up to `ready_s`, the moment of
+    `user` is what the client says of its own customers, and never logged. `items`, `images` and `tokens` are counts,
+    never content; `timings` say where the time of an answered request went, up to `ready_s`, the moment of
     `time.perf_counter()` at which its vectors were there; `allowances`, by `requests` and `tokens`, are what the limits
     of its caller leave, empty without limits; `withdrawal` is that of its model. `status` is None until an answer
     begins to leave, `failure` says why it is none of success.
@@ -29,6 +29,7 @@ class Trace:
     model: str | None = None
     user: str | None = None
     items: int | None = None
+    images: int | None = None
     tokens: int | None = None
     timings: Timings | None = None
     ready_s: float | None = None

@@ -32,6 +32,7 @@ class Embeddings:
                 request = read_request(await room.read(http.headers, http.receive), self._settings)
                 trace.model, trace.user, trace.items = request.model, request.user, len(request.items)
                 trace.withdrawal = self._pipeline.withdrawal_of(request.model)
+                trace.images = request.images
                 if too_late:  # told now, when it is known for which model
                     raise Stopping
                 answer = await while_connected(http.receive, self._pipeline.embed(request, permit, timeout_s))

@@ -10,6 +10,7 @@ from quartzite.errors import (
     EngineFault,
     HeadersTooLarge,
     InvalidAdminToken,
+    InvalidImage,
     InvalidKey,
     InvalidParameter,
     InvalidToken,
@@ -30,6 +31,7 @@ from quartzite.errors import (
 
 EXAMPLES: tuple[RequestFailure, ...] = (
     InvalidParameter("`input[3]` is an empty string.", "input[3]"),
+    InvalidImage("`input[2].image` could not be fetched within 10 s.", "input[2].image"),
     TooManyItems(33, 32),
     UnknownModel("BAAI/bge-small"),
     InvalidToken(),

@@ -6,12 +6,12 @@ gigabyte of objects. Both checks are cheap for the bodies that people send, and 
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from quartzite.errors import InvalidParameter
 
-FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "truncate", "user"})
-CONTENT = frozenset({"text", "image"})
+FIELDS = frozenset({"model", "input", "encoding_format", "dimensions", "truncate", "user", "instruction"})
+CONTENT = frozenset({"text", "image", "instruction"})
 SMALL_BYTES = 1024 * 1024
 """A body up to here cannot hold enough values to do harm."""
 MOST_VALUES = 2_000_000
@@ -40,16 +40,20 @@ def refuse_repetition(body: bytes | bytearray, contents: object) -> None:
     Looked at are the fields of a request and those of its content objects; what nobody reads may stand there twice.
     """
     names = _NAMES.findall(body)
-    plain = len(names) == len(set(names)) or len(names) == _expected(names, contents)
+    plain = len(names) == len(set(names)) or _is_plain(names, contents)
     if not plain or _SPELT_OUT.search(body):
         _name_repetition(body)
 
 
-def _expected(names: Iterable[bytes], contents: object) -> int:
-    """Return how often names stand in a body where each object has each of its fields once."""
+def _is_plain(names: Sequence[bytes], contents: object) -> bool:
+    """Tell whether names stand in a body as often as where each object has each of its fields once.
+
+    A name that requests and their contents share may be either's: it is counted on to stand there once.
+    """
     objects = [entry for entry in (contents if isinstance(contents, list) else [contents]) if isinstance(entry, dict)]
     fields = FIELDS.intersection(name.decode("ascii") for name in set(names))
-    return len(fields) + sum(len(CONTENT & entry.keys()) for entry in objects)
+    expected = len(fields) + sum(len((CONTENT - FIELDS) & entry.keys()) for entry in objects)
+    return len(names) == expected
 
 
 class _Pairs(list[tuple[str, object]]):

@@ -10,7 +10,7 @@ from quartzite.config import RequestSettings
 from quartzite.domain import Embedded, EmbeddingRequest, Encoding, Side
 from quartzite.errors import InvalidParameter
 from quartzite.postprocess.vectors import encode_base64
-from quartzite.preprocess.inputs import read_items
+from quartzite.preprocess.inputs import read_instruction, read_items
 from quartzite.web.json_body import refuse_crowd, refuse_repetition
 
 
@@ -23,6 +23,7 @@ class EmbeddingsBody(msgspec.Struct):
     dimensions: Any = None
     truncate: Any = None
     user: Any = None
+    instruction: Any = None
 
 
 _decoder = msgspec.json.Decoder(EmbeddingsBody)
@@ -38,6 +39,7 @@ def read_request(body: bytes | bytearray, settings: RequestSettings) -> Embeddin
         dimensions=_dimensions(fields.dimensions),
         truncate=cast(Side | None, _choice("truncate", fields.truncate, ("left", "right"))),
         user=_user(fields.user),
+        instruction=read_instruction(fields.instruction),
         items=read_items(fields.input, settings),
     )
     refuse_repetition(body, fields.input)

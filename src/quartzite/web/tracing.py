@@ -115,17 +115,19 @@ class _Visit:
             code=trace.failure and wire_row(trace.failure).code,
             model=trace.model and trace.model[:_SHOWN_CHARACTERS],
             items=trace.items,
+            images=trace.images or None,
             tokens=trace.tokens,
             ms=_ms(seconds),
-            **_stages(trace.timings),
+            **_stages(trace.timings, trace.images),
         )
         logger.info("request", extra=said)
 
 
-def _stages(timings: Timings | None) -> dict[str, float]:
+def _stages(timings: Timings | None, images: int | None) -> dict[str, float]:
     if timings is None:
         return {}
     return {
+        **({"pictures_ms": _ms(timings.pictures_s)} if images else {}),
         "tokenise_ms": _ms(timings.tokenise_s),
         "queue_ms": _ms(timings.queue_s),
         "engine_ms": _ms(timings.engine_s),
