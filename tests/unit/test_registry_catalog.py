@@ -38,9 +38,9 @@ def test_an_entry_has_the_limits_of_the_document(name: str) -> None:
     assert (entry.dimensions, entry.max_tokens, entry.allowed_dimensions) == (DOCUMENT | BEYOND)[name]
 
 
-def test_only_the_models_that_take_images_are_not_served() -> None:
-    """They stay listed, so that their names can be refused with the reason."""
-    assert {name for name, entry in catalog().items() if not entry.served} == {
+def test_two_models_take_images() -> None:
+    """The list of models says which."""
+    assert {name for name, entry in catalog().items() if entry.kind == "text and images"} == {
         "Qwen/Qwen3-VL-Embedding-8B",
         "Qwen/Qwen3-VL-Embedding-2B",
     }

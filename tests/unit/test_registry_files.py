@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from model_folders import descriptions, write
 from quartzite.config import DEFAULT_MODEL, CacheSettings, ModelSettings
-from quartzite.errors import DownloadFailed, MissingExtra, ModelRefused
+from quartzite.errors import DownloadFailed, MissingExtra
 from quartzite.registry.bundled import unpacked
 from quartzite.registry.catalog import Bundle, FileFacts, catalog
 from quartzite.registry.files import locate, on_disk
@@ -49,13 +49,6 @@ def test_a_given_folder_must_be_one(tmp_path: Path, file: str, message: str) -> 
     (tmp_path / "model.bin").touch()
     with pytest.raises(DownloadFailed, match=f"{file}, given as the folder of mine, {message}"):
         _locate(tmp_path, "mine", str(tmp_path / file))
-
-
-@pytest.mark.parametrize("folder", [None, "."])
-def test_the_model_that_takes_images_is_refused(tmp_path: Path, folder: str | None) -> None:
-    """Before anything is downloaded, and with a folder too."""
-    with pytest.raises(ModelRefused, match="Qwen/Qwen3-VL-Embedding-8B takes images, which this version does not"):
-        _locate(tmp_path, "Qwen/Qwen3-VL-Embedding-8B", folder)
 
 
 @pytest.mark.parametrize(

@@ -36,14 +36,15 @@ def list_models(cache: CacheFolder = None, config: ConfigFile = None) -> None:
         rows.append(
             (
                 entry.name,
+                entry.kind,
                 str(entry.dimensions),
                 str(entry.max_tokens),
                 _in_units(sum(file.size_bytes for file in entry.files)) if entry.files else "unknown",
                 "yes" if entry.checks else "no",
-                str(found or "no") if entry.served else "takes images: not served yet",
+                str(found or "no"),
             )
         )
-    typer.echo(table(("name", "dimensions", "max tokens", "size", "published numbers", "on disk"), rows))
+    typer.echo(table(("name", "takes", "dimensions", "max tokens", "size", "published numbers", "on disk"), rows))
 
 
 def pull(

@@ -15,7 +15,7 @@ import msgspec
 
 from quartzite.registry.card import Pooling
 
-Kind = Literal["text", "image-text"]
+Kind = Literal["text", "text and images"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,6 @@ class CatalogEntry:
     bundle: Bundle | None = None
     files: tuple[FileFacts, ...] = ()
     checks: tuple[PublishedCheck, ...] = ()
-
-    @property
-    def served(self) -> bool:
-        """Whether this version can serve it; models that take images are listed but not served yet."""
-        return self.kind == "text"
 
 
 @cache

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from quartzite.config import ModelSettings
-from quartzite.errors import DownloadFailed, ModelRefused
+from quartzite.errors import DownloadFailed
 from quartzite.registry.bundled import unpacked, unpacked_before
 from quartzite.registry.catalog import CatalogEntry, catalog
 from quartzite.registry.integrity import recall_any
@@ -23,12 +23,10 @@ def locate(model: ModelSettings, cache: Path, progress: bool) -> Path:
     for. Any other name of the catalogue, or of the form `org/name`, is downloaded from the hub at the revision of the
     settings, else of the catalogue, else of the main branch; `progress` shows a bar while it is.
 
-    Raises DownloadFailed for names that lead nowhere and files that cannot be had, MissingExtra when the bundled
-    model is not installed, ModelRefused for models that cannot be served.
+    Raises DownloadFailed for names that lead nowhere and files that cannot be had, and MissingExtra when
+    the bundled model is not installed.
     """
     entry = catalog().get(model.name)
-    if entry is not None and not entry.served:
-        raise ModelRefused(f"{model.name} takes images, which this version does not serve yet")
     if model.folder is not None:
         return _given(model.name, Path(model.folder).expanduser())
     if entry is not None and entry.bundle is not None and model.revision is None:
