@@ -23,8 +23,8 @@ from tokenizers import Tokenizer
 from quartzite.domain import Ids, ImageItem, Item, Picture, TextItem
 from quartzite.errors import ModelRefused
 from quartzite.preprocess.frames import Frame
+from quartzite.registry.modules import DEFAULT_INSTRUCTION
 
-INSTRUCTION = "Represent the user's input."
 _END = "<|endoftext|>"
 _CONTROL_TOKENS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|image_pad|>", "<|vision_end|>")
 _USER = "user\n"
@@ -57,7 +57,7 @@ class ChatPrompt:
     def frame(self, item: Item, picture: Picture | None, instruction: str | None) -> Frame:
         """Return the prompt around the text of `item`, with the tokens of `picture` in it."""
         own = item.instruction if isinstance(item, TextItem | ImageItem) else None
-        system = self._system(own or instruction or INSTRUCTION)
+        system = self._system(own or instruction or DEFAULT_INSTRUCTION)
         if picture is None:
             return Frame(system, self._tail, _USER, self._user)
         before = np.concatenate((system, self._user, self._vision_start))
