@@ -1,6 +1,6 @@
 """A `quartzite serve` in a process of its own whose engine holds every micro-batch until it is told to let go.
 
-Or, where `slow` is said, one that takes a hundredth of a second for two items.
+Or, where `slow` is said, one that takes a hundredth of a second for two items, and a disk that takes three for a commit.
 """
 
 import json
@@ -19,11 +19,12 @@ from serving import WORDPIECE
 
 MODEL = "tests/held"
 _PROGRAM = """
-import asyncio, functools, sys, threading
+import asyncio, functools, sys, threading, time
 from quartzite import bootstrap
 from quartzite.cli import main, server
 from quartzite.engines.base import MicroBatchShape
 from quartzite.engines.fake import FakeEngine
+from quartzite.storage.ledger import Ledger
 
 class Held(FakeEngine):
     async def embed(self, batch):
@@ -45,6 +46,9 @@ def load(card, settings, cache):
         engine.hold()
     return engine
 
+if "slow" in sys.argv:
+    commit = Ledger._commit
+    Ledger._commit = lambda ledger, rows: (time.sleep(0.03), commit(ledger, rows))
 if "hang" in sys.argv:
     server.LAST_CALL_S = 1.0
 bootstrap.running = functools.partial(bootstrap.running, source=bootstrap.EngineSource("__main__:load", "", ""))
