@@ -1,6 +1,6 @@
 """A `quartzite serve` in a process of its own whose engine holds every micro-batch until it is told to let go.
 
-Or, where `slow` is said, one that takes a hundredth of a second for two items, and a disk that takes three for a commit.
+Or, where `slow` is said, one that takes 10 ms for two items, and a disk that takes 30 ms for a commit.
 """
 
 import json

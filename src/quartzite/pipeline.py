@@ -83,15 +83,16 @@ class Pipeline:
         deadline = self._clock() + timeout_s
         try:
             with self._in_use(request) as model:
-                await self._gate.count(permit, request)
-                check_contents(request, model.card, (other.card for other in self.models.values()))
-                check_dimensions(request.dimensions, model.card)
-                with self._pictures.held(request.items):
-                    encoded, timings = await self._prepare(model.tokeniser, request, deadline)
-                    tokens = sum(item.tokens for item in encoded)
-                    await self._gate.charge(permit, request, tokens)
-                    ran = await model.batcher.embed(encoded, deadline)
-        except DeadlineExceeded:  # told is the whole time that was given, not what was left of it somewhere
+                async with asyncio.timeout(timeout_s):
+                    await self._gate.count(permit, request)
+                    check_contents(request, model.card, (other.card for other in self.models.values()))
+                    check_dimensions(request.dimensions, model.card)
+                    with self._pictures.held(request.items):
+                        encoded, timings = await self._prepare(model.tokeniser, request)
+                        tokens = sum(item.tokens for item in encoded)
+                        await self._gate.charge(permit, request, tokens)
+                        ran = await model.batcher.embed(encoded, deadline)
+        except (DeadlineExceeded, TimeoutError):  # told is the whole time that was given, not what was left somewhere
             raise DeadlineExceeded(timeout_s) from None
         vectors = finish(ran.vectors, request.dimensions)
         timings = replace(timings, queue_s=ran.queue_s, engine_s=ran.engine_s)
@@ -106,18 +107,12 @@ class Pipeline:
         with model.uses:
             yield model
 
-    async def _prepare(
-        self, tokeniser: Tokeniser, request: EmbeddingRequest, deadline: float
-    ) -> tuple[list[Encoded], Timings]:
-        """Read pictures, then tokenise, off the event loop; waiting for that ends at the deadline like all other."""
+    async def _prepare(self, tokeniser: Tokeniser, request: EmbeddingRequest) -> tuple[list[Encoded], Timings]:
+        """Read pictures, then tokenise, off the event loop and as threads are free."""
         begun = self._clock()
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(deadline - begun):
-                pictures = await self._pictures.read(request.items)
-                seen = self._clock()
-                asked = (request.items, request.truncate, pictures, request.instruction)
-                encoded = await loop.run_in_executor(self._tokenising, tokeniser.encode, *asked)
-        except TimeoutError:
-            raise DeadlineExceeded(deadline - begun) from None
+        pictures = await self._pictures.read(request.items)
+        seen = self._clock()
+        asked = (request.items, request.truncate, pictures, request.instruction)
+        encoded = await loop.run_in_executor(self._tokenising, tokeniser.encode, *asked)
         return encoded, Timings(self._clock() - seen, pictures_s=seen - begun)

@@ -101,6 +101,19 @@ async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: Fak
     assert service.engine.batches == []
 
 
+class _Hanging(OpenGate):
+    async def charge(self, permit: Permit, request: EmbeddingRequest, tokens: int) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_limits_that_hang_end_at_the_deadline() -> None:
+    """A store of the limits that does not answer makes a 504 and no request that waits for ever."""
+    hurried = RequestSettings(timeout_ms=20)
+    async with fake_service(gate=_Hanging(), requests=hurried) as service, service.client() as client:
+        answer = await asyncio.wait_for(client.post("/v1/embeddings", json=_body()), 5)
+    assert (answer.status_code, service.engine.batches) == (504, [])
+
+
 async def test_a_request_out_of_time_is_told_how_long_it_was_given(service: FakeService) -> None:
     """However little of its time was left for the engine, the message names the whole of it."""
     late = RequestSettings(timeout_ms=5_000)

@@ -135,6 +135,25 @@ async def test_nothing_is_recorded_by_a_closed_ledger(database: Database) -> Non
         await ledger.record(replace(ROW, trace_id="ti_late"))
 
 
+async def test_an_answer_does_not_wait_for_ever_for_its_row(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database hangs, rows are not acknowledged, in bounded time; they are kept all the same when it can."""
+    monkeypatch.setattr("quartzite.storage.ledger.RECORD_S", 0.02)
+    answers, commit = threading.Event(), Ledger._commit
+
+    def late(ledger: Ledger, rows: Sequence[LedgerRow]) -> None:
+        answers.wait(10)
+        commit(ledger, rows)
+
+    monkeypatch.setattr(Ledger, "_commit", late)
+    with Ledger(database) as ledger:
+        with pytest.raises(NotRecorded):
+            await ledger.record(ROW)
+        answers.set()
+    assert ledger.trace(ROW.trace_id) == ROW
+
+
 class Gate:
     """A commit that waits to be let through, and remembers what it was given."""
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from quartzite.admission.authenticate import Authenticator, Principal
-from quartzite.errors import AccountDisabled, InvalidKey, InvalidToken
+from quartzite.errors import AccountDisabled, InvalidKey, InvalidToken, Overloaded
 
 OWNER, ALICE = Principal(level=1), Principal(level=2, account_id=7, key_id=3)
 
@@ -134,3 +134,20 @@ async def test_guessing_fills_no_memory(monkeypatch: pytest.MonkeyPatch) -> None
             await authenticator.principal(f"Bearer {guess}")
     assert await authenticator.principal("Bearer alice") == ALICE
     assert directory.asked == 4
+
+
+async def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database that does not answer makes requests fail in bounded time; when it answers, keys are known again."""
+    monkeypatch.setattr("quartzite.admission.remembered.LOOK_UP_S", 0.02)
+    answers = threading.Event()
+
+    def find(_secret: str) -> Principal:
+        answers.wait(10)
+        return ALICE
+
+    authenticator = Authenticator((), OWNER, find)
+    with pytest.raises(Overloaded):
+        await authenticator.principal("Bearer alice")
+    answers.set()
+    monkeypatch.setattr("quartzite.admission.remembered.LOOK_UP_S", 10)
+    assert await authenticator.principal("Bearer alice") == ALICE

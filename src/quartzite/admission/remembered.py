@@ -4,8 +4,12 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from quartzite.errors import Overloaded
+
 REMEMBERED_S = 2.0
 """How long the answer of a look-up is believed: a revoked key dies within this time in every process."""
+LOOK_UP_S = 10.0
+"""How long a look-up is waited for, in seconds: a database that hangs must not hold requests for ever."""
 
 T = TypeVar("T")
 
@@ -19,12 +23,21 @@ class Remembered(Generic[T]):
         self._asked: asyncio.Task[T] | None = None
 
     async def get(self, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Return what is remembered, or what `look` says now, asked once for all that come in the meantime."""
+        """Return what is remembered, or what `look` says now, asked once for all that come in the meantime.
+
+        Raises Overloaded when that takes longer than LOOK_UP_S.
+        """
         now = self._clock()
         if self._asked is None or now - self._since >= REMEMBERED_S or _failed(self._asked):
             self._since, self._asked = now, asyncio.create_task(look())
             self._asked.add_done_callback(_failed)  # an error is told to those who wait, or to nobody
-        return await asyncio.shield(self._asked)
+        if self._asked.done():
+            return self._asked.result()
+        try:
+            async with asyncio.timeout(LOOK_UP_S):
+                return await asyncio.shield(self._asked)
+        except TimeoutError:
+            raise Overloaded from None
 
 
 def _failed(asked: "asyncio.Task[Any]") -> bool:

@@ -20,6 +20,9 @@ from quartzite.storage.keys import utc_now
 from quartzite.storage.schema import requests, unix_ms
 from quartzite.storage.usage import Grouping, UsageRow, usage
 
+RECORD_S = 10.0
+"""How long an answer waits for its row, in seconds: a database that hangs must not hold it for ever."""
+
 _log = logging.getLogger(__name__)
 _PRUNED_AT_ONCE = 5000
 _TRACE_ID = re.compile(r"\w{1,100}", re.ASCII)
@@ -85,10 +88,12 @@ class Ledger:
     async def record(self, row: LedgerRow) -> None:
         """Return when `row` is committed and survives the end of this process; raises NotRecorded when it is not.
 
-        Rows that wait at the same time share one transaction. A row is kept also when its waiter is cancelled.
+        Rows that wait at the same time share one transaction. A row is kept also when its waiter is cancelled, or when
+        it is not committed within RECORD_S.
         """
         try:
-            await self._group.add(row)
+            async with asyncio.timeout(RECORD_S):
+                await self._group.add(row)
         except Exception as error:
             raise NotRecorded from error
 
