@@ -18,7 +18,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from admin_service import admin_service, admin_settings
-from quartzite.config import RequestSettings
+from quartzite.config import ModelSettings, RequestSettings
 from quartzite.errors import WIRE
 from quartzite.web.admin_bodies import AccountChanges, NewAccount, NewKey, Nothing, Rotation
 from quartzite.web.examples import EXAMPLES
@@ -83,6 +83,7 @@ async def test_the_admin_api_is_described_where_there_is_one(tmp_path: Path) -> 
         ("/admin/keys", "post", NewKey),
         ("/admin/keys/{id}/rotate", "post", Rotation),
         ("/admin/keys/{id}/revoke", "post", Nothing),
+        ("/admin/models", "post", ModelSettings),
     ]:
         schema = described["paths"][path][method]["requestBody"]["content"]["application/json"]["schema"]
         fields = msgspec.structs.fields(kind)
