@@ -159,6 +159,7 @@ def _command(arguments: list[object], environment: Mapping[str, str] | None = No
 CONTENDERS = {
     "quartzite": Contender(None, quartzite("bf16")),
     "quartzite-int8": Contender(None, quartzite("int8")),
+    "quartzite-int8-dynamic": Contender(None, quartzite("int8-dynamic")),
     "vllm": Contender("vllm", vllm),
     "infinity": Contender("infinity", infinity("bfloat16")),
     "infinity-f32": Contender("infinity", infinity("float32")),

@@ -14,10 +14,11 @@ from subjects import SUBJECTS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "service"
 OURS = "quartzite"
-NOT_PEERS = ("quartzite", "quartzite-int8", "bare", "product")
+NOT_PEERS = ("quartzite", "quartzite-int8", "quartzite-int8-dynamic", "bare", "product")
 NAMES = {
     "quartzite": "Quartzite bf16",
     "quartzite-int8": "Quartzite int8",
+    "quartzite-int8-dynamic": "Quartzite int8-dynamic",
     "vllm": "vLLM bf16",
     "infinity": "Infinity, PyTorch bf16",
     "infinity-f32": "Infinity, PyTorch f32",
