@@ -4,7 +4,9 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -14,7 +16,7 @@ from quartzite.admission.gate import Caller, OpenGate, Permit
 from quartzite.config import ImageSettings, QueueSettings, RequestSettings
 from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
-from quartzite.pipeline import Pipeline
+from quartzite.pipeline import SHORT_CHARACTERS, Pipeline
 from quartzite.preprocess.pictures import Pictures
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.answering import Answering
@@ -87,18 +89,35 @@ async def test_impatient_clients_make_no_stream_a_lost_one(service: FakeService)
         assert (await client.get("/health")).json()["status"] == "ok"
 
 
-async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: FakeService) -> None:
-    """A request that no thread takes up in time expires, and is not tokenised afterwards."""
+@contextmanager
+def _no_thread_free(service: FakeService, timeout_ms: int) -> Iterator[Pipeline]:
+    """Give a pipeline whose only tokenising thread is busy for the length of the `with`."""
     free = threading.Event()
     with ThreadPoolExecutor(1) as threads:
         threads.submit(free.wait)
-        models, pictures = service.pipeline.models, Pictures(ImageSettings())
-        pipeline = Pipeline(models, OpenGate(), RequestSettings(timeout_ms=20), threads, pictures)
+        pictures = Pictures(ImageSettings())
+        try:
+            settings = RequestSettings(timeout_ms=timeout_ms)
+            yield Pipeline(service.pipeline.models, OpenGate(), settings, threads, pictures)
+        finally:
+            free.set()
+
+
+async def test_waiting_for_a_tokenising_thread_ends_at_the_deadline(service: FakeService) -> None:
+    """A request that no thread takes up in time expires, and is not tokenised afterwards."""
+    long = EmbeddingRequest(CLASSIC, (TextItem("word " * SHORT_CHARACTERS),), truncate="right")
+    with _no_thread_free(service, timeout_ms=20) as pipeline:
         async with asyncio.timeout(5):
             with pytest.raises(DeadlineExceeded, match=r"after 0\.02 s"):
-                await pipeline.embed(REQUEST, PERMIT)
-        free.set()
+                await pipeline.embed(long, PERMIT)
     assert service.engine.batches == []
+
+
+async def test_a_short_request_waits_for_no_tokenising_thread(service: FakeService) -> None:
+    """While long texts keep all threads busy, a query is tokenised at once and answered."""
+    with _no_thread_free(service, timeout_ms=5_000) as pipeline:
+        answer = await pipeline.embed(REQUEST, PERMIT)
+    assert len(answer.vectors) == len(REQUEST.items)
 
 
 class _Hanging(OpenGate):

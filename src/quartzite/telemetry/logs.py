@@ -28,6 +28,7 @@ def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
     root.setLevel(logging.WARNING)
     logging.getLogger("quartzite").setLevel(logging.INFO)
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # not shown, so not looked up
+    logging._srcfile = None  # nor is the place of the call ("Optimization" in the library's documents)
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
@@ -40,6 +41,14 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s%(said)s", "%Y-%m-%d %H:%M:%S")
+        self._time = -1, ""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  as below
+        """Return the time of `record`, made once a second."""
+        second = int(record.created)
+        if self._time[0] != second:
+            self._time = second, super().formatTime(record, datefmt)
+        return self._time[1]
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the standard library's name
         """Return the line of `record` without its stack."""
@@ -50,6 +59,8 @@ class TextFormatter(logging.Formatter):
 
 def _shown(value: object) -> str:
     """Quote what could be taken for another field or another line: some values come from clients."""
+    if isinstance(value, int | float):
+        return str(value)
     text = str(value)
     return text if _PLAIN.fullmatch(text) else json.dumps(text)
 

@@ -82,17 +82,34 @@ async def while_connected(receive: Receive, call: Coroutine[object, object, T]) 
 
     The request's body must have been read to its end: all that can come after it is the disconnect.
     """
-    work = asyncio.create_task(call)
+    leaving = _Leaving()
     gone = asyncio.ensure_future(receive())
-    gone.add_done_callback(lambda _: work.cancel())
+    gone.add_done_callback(leaving.leave)
     try:
-        return await work
+        return await call
     except asyncio.CancelledError:
-        if gone.done():
+        if leaving.left and not leaving.task.uncancel():
             raise ClientGone from None
         raise
     finally:
+        leaving.over = True
         gone.cancel()
+
+
+class _Leaving:
+    """Cancels the current task when the client leaves, unless what it waited for is over."""
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        assert task  # noqa: S101  a coroutine that runs has one
+        self.task = task
+        self.left = self.over = False
+
+    def leave(self, _: object) -> None:
+        """Cancel the task."""
+        if not self.over:
+            self.left = True
+            self.task.cancel()
 
 
 def _too_long(limit_bytes: int) -> InvalidParameter:
