@@ -83,6 +83,7 @@ bench: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## Quartzite beside its peers ove
 		quartzite vllm $(ARGS)
 	@$(VENV)/bin/python benchmarks/service.py --models bge-m3 --workloads long --rounds 2 $(ARGS)
 	@$(VENV_REFERENCE)/bin/python benchmarks/service_report.py
+	@$(MAKE) --no-print-directory bench-load bench-ledger ARGS=
 
 bench-quick: $(VENV)/.ready ## two minutes for daily use: MiniLM, Quartzite and, where it is installed, vLLM
 	@$(VENV)/bin/python benchmarks/service.py --contenders quartzite vllm bare --rounds 2 \
