@@ -18,6 +18,7 @@ from quartzite.domain import EmbeddingRequest, TextItem
 from quartzite.errors import DeadlineExceeded
 from quartzite.pipeline import SHORT_CHARACTERS, Pipeline
 from quartzite.preprocess.pictures import Pictures
+from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.telemetry.metrics import Metrics
 from quartzite.web.answering import Answering
 from quartzite.web.tracing import Traced
@@ -118,6 +119,21 @@ async def test_a_short_request_waits_for_no_tokenising_thread(service: FakeServi
     with _no_thread_free(service, timeout_ms=5_000) as pipeline:
         answer = await pipeline.embed(REQUEST, PERMIT)
     assert len(answer.vectors) == len(REQUEST.items)
+
+
+async def test_with_a_full_room_no_request_is_tokenised(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be refused afterwards costs nothing first: overload must not be spent on preparing refusals."""
+    async with fake_service(queue=QueueSettings(max_requests=1)) as service, service.client() as client:
+        service.engine.hold()
+        computed = asyncio.create_task(client.post("/v1/embeddings", json=_body()))
+        await service.engine.entered.wait()
+        waiting = [asyncio.create_task(client.post("/v1/embeddings", json=_body())) for _ in range(2)]
+        (refused,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert refused.result().status_code == 503
+        monkeypatch.setattr(Tokeniser, "encode", None)
+        assert (await client.post("/v1/embeddings", json=_body())).status_code == 503
+        service.engine.release()
+        assert {(await task).status_code for task in [computed, *waiting]} == {200, 503}
 
 
 class _Hanging(OpenGate):

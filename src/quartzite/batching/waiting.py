@@ -114,13 +114,17 @@ class WaitingRoom:
         if deadline <= now:
             raise DeadlineExceeded(0)
         sizes = [item.tokens for item in items]
-        if self._policy and not self._has_room(sum(sizes)):
-            raise Overloaded
+        self.check(sum(sizes))
         loop = asyncio.get_running_loop()
         ticket = Ticket(items, now, deadline, loop.create_future())
         self._policy.join(ticket, sizes, key)
         self._timers[ticket] = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
+
+    def check(self, tokens: int = 1) -> None:
+        """Raise Overloaded when a request of so many `tokens` would be over the bounds now."""
+        if self._policy and not self._has_room(tokens):
+            raise Overloaded
 
     def take(self, idle: int, long: bool) -> Picks:
         """Give out the next micro-batch, without what has expired; empty only if nothing that may run waits."""

@@ -130,16 +130,21 @@ class Batcher:
             await self._clear_engine()
             await self._engine.close()
 
+    def check(self) -> None:
+        """Raise what any request would be refused with now, before work is done for it: EngineFault or Overloaded."""
+        if self._broken:
+            raise EngineFault
+        if not self._accepting:
+            raise Overloaded
+        self._room.check()
+
     async def embed(self, items: Sequence[Encoded], deadline: float, key: Hashable = None) -> Ran:
         """Return the vectors of `items`; `deadline` is a moment of the clock, and keys have equal shares of the engine.
 
         Cancelling drops what has not begun. Raises Overloaded when there is no room, DeadlineExceeded at the deadline,
         EngineFault when the engine fails on a micro-batch with one of the items or returns no embedding for it.
         """
-        if self._broken:
-            raise EngineFault
-        if not self._accepting:
-            raise Overloaded
+        self.check()
         if not items:
             return Ran(np.empty((0, self._engine.dimensions), dtype=np.float32), 0.0, 0.0)
         ticket = self._room.admit(items, deadline, key)
