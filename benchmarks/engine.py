@@ -25,6 +25,8 @@ from texts import draw
 
 HERE = Path(__file__).resolve().parent
 BARE_SECONDS = 3.0
+RESULTS = HERE / "results" / "engine"
+PRECISIONS = ("bf16", "int8", "int8-dynamic")
 
 
 @dataclass
@@ -81,9 +83,9 @@ def compare(subject: Subject, folder: Path, python: Path, rounds: int) -> dict[s
     """Return the result of one model: medians of tokens per second, and cosines against PyTorch in f32."""
     texts = draw(subject.texts)
     with ExitStack() as stack:
-        ours = {name: stack.enter_context(worker(python, "quartzite_worker.py")) for name in ("bf16", "int8", "bare")}
+        ours = {name: stack.enter_context(worker(python, "quartzite_worker.py")) for name in (*PRECISIONS, "bare")}
         torch = stack.enter_context(worker(Path(sys.executable), "torch_worker.py"))
-        told = {name: ours[name]("load", folder=str(folder), precision=name) for name in ("bf16", "int8")}
+        told = {name: ours[name]("load", folder=str(folder), precision=name) for name in PRECISIONS}
         shapes = ours["bare"]("load_bare", folder=str(folder), precision="bf16")["shapes"]
         torch("load", folder=str(folder), precisions=["f32", "bf16"])
         tokens = ours["bf16"]("encode", texts=texts)["tokens"]
@@ -121,7 +123,7 @@ def _contenders(
         Contender(
             f"bare OpenVINO bf16, {best}", lambda: _rate(ours["bare"]("rate_bare", shape=best, seconds=BARE_SECONDS))
         ),
-        Contender("Quartzite int8", own("int8")),
+        *(Contender(f"Quartzite {name}", own(name)) for name in PRECISIONS[1:]),
         Contender(f"PyTorch bf16, batches of {quick}", reference("bf16")),
         Contender(f"PyTorch f32, batches of {quick}", reference("f32")),
     ]
@@ -134,13 +136,23 @@ def _rate(answer: dict[str, Any]) -> float:
 
 def _cosines(ours: dict[str, Process], torch: Process, texts: list[str]) -> dict[str, float]:
     truth = torch("encode", texts=texts, precision="f32", with_vectors=True)["vectors"]
-    found = {f"Quartzite {name}": ours[name]("encode", texts=texts, with_vectors=True) for name in ("bf16", "int8")}
+    found = {f"Quartzite {name}": ours[name]("encode", texts=texts, with_vectors=True) for name in PRECISIONS}
     found["PyTorch bf16"] = torch("encode", texts=texts, precision="bf16", with_vectors=True)
     return {name: min(map(_dot, truth, answer["vectors"])) for name, answer in found.items()}
 
 
 def _dot(one: list[float], other: list[float]) -> float:
     return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def _kept(renewed: list[str]) -> list[dict[str, Any]]:
+    """Return the results of models that are not `renewed`, where they were measured on this machine."""
+    if not RESULTS.with_suffix(".json").exists():
+        return []
+    before = json.loads(RESULTS.with_suffix(".json").read_text(encoding="utf-8"))
+    if before["machine"] != machine():
+        return []
+    return [result for result in before["results"] if result["model"] not in renewed]
 
 
 def main() -> None:
@@ -151,15 +163,15 @@ def main() -> None:
     parser.add_argument("--python", type=Path, default=PYTHON, help="Quartzite's environment")
     parser.add_argument("--cache", type=Path, default=CACHE)
     arguments = parser.parse_args()
-    results = []
+    results = _kept([SUBJECTS[name].name for name in arguments.models])
     for name in arguments.models:
         print(SUBJECTS[name].name, flush=True)
         folder = make_folder(SUBJECTS[name], arguments.python, arguments.cache)
         results.append(compare(SUBJECTS[name], folder, arguments.python, arguments.rounds))
         # After every model: a run that is broken off keeps what it has measured.
-        write(
-            {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "results": results}, HERE / "results" / "engine"
-        )
+        order = [subject.name for subject in SUBJECTS.values()]
+        results.sort(key=lambda result: order.index(result["model"]))
+        write({"machine": machine(), "date": time.strftime("%Y-%m-%d"), "results": results}, RESULTS)
 
 
 if __name__ == "__main__":

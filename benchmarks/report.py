@@ -43,7 +43,7 @@ def _result(result: dict[str, Any]) -> list[str]:
 
 def _cosine(result: dict[str, Any], name: str) -> str:
     known = {key: value for key, value in result["lowest_cosine_to_torch_f32"].items() if name.startswith(key)}
-    return f"{next(iter(known.values())):.6f}" if known else ""
+    return f"{known[max(known, key=len)]:.6f}" if known else ""
 
 
 def plot(measured: dict[str, Any], file: Path) -> None:
