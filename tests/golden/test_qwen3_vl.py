@@ -174,9 +174,9 @@ def test_texts_never_touch_the_vision_tower(loaded: Loaded, monkeypatch: pytest.
 
 
 def test_a_failed_run_of_the_tower_leaves_it_usable(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture that cannot be computed fails its own micro-batch at once, and the next one is answered as before."""
-    engine, item = loaded("qwen3-vl"), items("qwen3-vl")[6]
-    expected = alone(engine, [item])
+    """A picture that cannot be computed fails its micro-batch at once, and others of any shape are as before."""
+    engine, item, others = loaded("qwen3-vl"), items("qwen3-vl")[6], items("qwen3-vl")[3:6]
+    expected = alone(engine, [item, *others])
 
     def short_of_pixels(parts: Any, length: int) -> Any:
         return parts[0][:4] if parts[0].shape[1] == pictures.PATCH_VALUES else pictures.laid(parts, length)
@@ -185,7 +185,7 @@ def test_a_failed_run_of_the_tower_leaves_it_usable(loaded: Loaded, monkeypatch:
         patch.setattr(qwen3_vl_vision, "laid", short_of_pixels)
         with pytest.raises(RuntimeError):
             alone(engine, [item])
-    assert np.array_equal(alone(engine, [item]), expected)
+    assert np.array_equal(alone(engine, [item, *others]), expected)
 
 
 def test_a_closed_engine_lets_go_of_its_vision_tower(folder: Folders, tmp_path: Path) -> None:

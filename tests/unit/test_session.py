@@ -5,16 +5,30 @@ import asyncio
 import numpy as np
 import openvino as ov
 import pytest
-from openvino import PartialShape, Type, opset15
+from openvino import CompiledModel, PartialShape, Type, opset15
 
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.session import CompiledGraph
 
 
-def adding() -> CompiledGraph:
+def compiled() -> CompiledModel:
     """A graph that adds its inputs, which fails on rows of different lengths."""
     one, other = (opset15.parameter(PartialShape([-1]), Type.f32, name=name) for name in ("one", "other"))
-    return CompiledGraph(ov.Core().compile_model(ov.Model([opset15.add(one, other)], [one, other], "adding"), "CPU"))
+    return ov.Core().compile_model(ov.Model([opset15.add(one, other)], [one, other], "adding"), "CPU")
+
+
+class Compiling:
+    """Compiles the graph, counts how often, and fails while it is told to."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.fails = False
+
+    def __call__(self) -> CompiledModel:
+        self.times += 1
+        if self.fails:
+            raise RuntimeError("no memory")
+        return compiled()
 
 
 def arrays(one: int, other: int) -> Arrays:
@@ -23,7 +37,7 @@ def arrays(one: int, other: int) -> Arrays:
 
 async def test_a_run_that_openvino_fails_raises_its_words_and_can_be_used_again() -> None:
     """OpenVINO tells nobody of a failed run unless asked; the caller is told all the same, and does not hang."""
-    run = adding().take()
+    run = await CompiledGraph(compiled).take()
     with pytest.raises(RuntimeError, match="mismatch"):
         async with asyncio.timeout(20):
             await run(arrays(3, 2))
@@ -32,7 +46,7 @@ async def test_a_run_that_openvino_fails_raises_its_words_and_can_be_used_again(
 
 async def test_a_cancelled_caller_waits_until_the_run_is_over() -> None:
     """The request could not be used again before; then the cancellation goes on."""
-    run = adding().take()
+    run = await CompiledGraph(compiled).take()
     running = asyncio.create_task(run(arrays(1_000_000, 1_000_000)))
     await asyncio.sleep(0)
     running.cancel()
@@ -43,10 +57,73 @@ async def test_a_cancelled_caller_waits_until_the_run_is_over() -> None:
 
 async def test_a_cancelled_caller_of_a_failed_run_is_cancelled() -> None:
     """Neither hangs nor hides the cancellation."""
-    run = adding().take()
+    run = await CompiledGraph(compiled).take()
     running = asyncio.create_task(run(arrays(3, 2)))
     await asyncio.sleep(0)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         async with asyncio.timeout(20):
             await running
+
+
+async def fail(graph: CompiledGraph) -> None:
+    """Have a run of `graph` fail."""
+    run = await graph.take()
+    with pytest.raises(RuntimeError, match="mismatch"):
+        await run(arrays(3, 2))
+    graph.give_back(run)
+
+
+async def test_after_a_failed_run_the_graph_is_compiled_anew_once() -> None:
+    """What the failed run left behind cannot reach the vectors of others; runs that end well change nothing."""
+    compiling = Compiling()
+    graph = CompiledGraph(compiling)
+    graph.give_back(await graph.take())
+    assert compiling.times == 1
+    await fail(graph)
+    runs = await asyncio.gather(graph.take(), graph.take())
+    assert compiling.times == 2
+    assert [(await run(arrays(length, length))).tolist() for length, run in enumerate(runs, 3)] == [[2] * 3, [2] * 4]
+
+
+async def test_a_graph_is_compiled_anew_when_the_old_one_is_out_of_use() -> None:
+    """The packed weights of both may not fit into memory; who waits in vain and leaves holds up nobody."""
+    compiling = Compiling()
+    graph = CompiledGraph(compiling)
+    other = await graph.take()
+    await fail(graph)
+    gone, waiting = (asyncio.create_task(graph.take()) for _ in range(2))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert (compiling.times, waiting.done()) == (1, False)
+    graph.give_back(other)
+    run = await waiting
+    assert compiling.times == 2
+    assert run is not other
+
+
+async def test_a_graph_that_cannot_be_compiled_anew_is_tried_again() -> None:
+    """Its run fails with OpenVINO's words; the next one has another chance."""
+    compiling = Compiling()
+    graph = CompiledGraph(compiling)
+    await fail(graph)
+    compiling.fails = True
+    with pytest.raises(RuntimeError, match="no memory"):
+        await graph.take()
+    compiling.fails = False
+    assert (await (await graph.take())(arrays(2, 2))).tolist() == [2, 2]
+
+
+async def test_a_run_that_fails_after_its_caller_has_left_counts_too() -> None:
+    """The failure is seen while the cancelled caller waits for the run's end."""
+    compiling = Compiling()
+    graph = CompiledGraph(compiling)
+    run = await graph.take()
+    running = asyncio.create_task(run(arrays(3, 2)))
+    await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.wait([running])
+    graph.give_back(run)
+    await graph.take()
+    assert compiling.times == 2

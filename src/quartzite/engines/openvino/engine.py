@@ -87,7 +87,7 @@ class OpenVinoEngine:
         if tokens > self.shape.tokens:
             return await self._embed_long(batch[0])
         graph, length = self._graphs.for_row(tokens)
-        run = graph.take()
+        run = await graph.take()
         try:
             async with self._turns:
                 run.forget()
@@ -100,7 +100,7 @@ class OpenVinoEngine:
         """Run an item alone, piece by piece; its inputs are large, so they are made off the event loop."""
         longest = self.shape.tokens
         graph = self._graphs.any_length()
-        run = graph.take()
+        run = await graph.take()
         pieces = self._inputs.pieces(item, self.shape.buckets, self.shape.items)
         vectors: list[Vectors] = []
         try:

@@ -193,8 +193,8 @@ class VisionTower:
 
     def __init__(self, shape: VisionShape, tensors: Mapping[str, Tensor], compile_: Callable[[ov.Model], Any]) -> None:
         self._inputs = VisionInputs(shape, tensors)
-        self._written = VisionGraph(shape, tensors)  # the compiled graph reads from its memory
-        self._graph = CompiledGraph(compile_(self._written.build()))
+        written = VisionGraph(shape, tensors)
+        self._graph = CompiledGraph(lambda: compile_(written.build()))  # which reads from the memory of `written`
 
     def prime(self, streams: int) -> None:
         """Compute the smallest picture once on every stream, which packs the weights."""
@@ -211,7 +211,7 @@ class VisionTower:
         return [item if item.picture is None else _seen(item, found) for item in batch]
 
     async def _run(self, pictures: Sequence[Picture], turns: asyncio.Semaphore) -> Sequence[NDArray[np.float32]]:
-        run = self._graph.take()
+        run = await self._graph.take()
         try:
             arrays = await asyncio.to_thread(self._inputs.packed, pictures)
             async with turns:

@@ -18,28 +18,66 @@ FAILURE_CHECK_S = 0.2
 
 
 class CompiledGraph:
-    """One compiled graph with the infer requests made on it so far."""
+    """One compiled graph with the infer requests made on it so far.
 
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._idle: list[Any] = []
+    A run that fails may leave its stream with shapes of that run, which later runs would trip over or take for theirs:
+    no run begins before the graph has then been compiled anew.
+    """
 
-    def take(self) -> "Run":
-        """Return an idle run, or a new one; give it back with `give_back`."""
-        return self._idle.pop() if self._idle else Run(self._compiled.create_infer_request())
+    def __init__(self, compile_: Callable[[], Any]) -> None:
+        self._compile = compile_
+        self._compiled = compile_()
+        self._idle: list[Run] = []
+        self._taken: set[Run] = set()
+        self._spoilt = False
+        self._renewing: asyncio.Task[None] | None = None
+        self._returned: asyncio.Future[None] | None = None
+
+    async def take(self) -> "Run":
+        """Return an idle run, or a new one; give it back with `give_back`.
+
+        Raises RuntimeError with OpenVINO's words when the graph had to be compiled anew and could not.
+        """
+        while self._spoilt:
+            if self._renewing is None:
+                self._renewing = asyncio.create_task(self._renew())
+            await asyncio.shield(self._renewing)
+        return self._take()
 
     def give_back(self, run: "Run") -> None:
         """Make `run` available again."""
+        self._taken.remove(run)
+        self._spoilt = self._spoilt or run.failed
         self._idle.append(run)
+        if self._returned and not (self._taken or self._returned.done()):
+            self._returned.set_result(None)
 
     def prime(self, arrays: Arrays, streams: int) -> None:
         """Compute `arrays` once on every stream: the first run packs the weights, which can take half a minute."""
-        runs = [self.take() for _ in range(streams)]
+        runs = [self._take() for _ in range(streams)]
         for run in runs:
             run.start(arrays)
         for run in runs:
             run.wait()
             self.give_back(run)
+
+    def _take(self) -> "Run":
+        run = self._idle.pop() if self._idle else Run(self._compiled.create_infer_request())
+        self._taken.add(run)
+        return run
+
+    async def _renew(self) -> None:
+        """Compile the graph anew once the old one is out of use and gone: there may be no memory for both."""
+        try:
+            if self._taken:
+                self._returned = asyncio.get_running_loop().create_future()
+                await self._returned
+            self._idle.clear()
+            self._compiled = None
+            self._compiled = await asyncio.to_thread(self._compile)
+            self._spoilt = False
+        finally:
+            self._renewing = self._returned = None
 
 
 class Run:
@@ -50,6 +88,7 @@ class Run:
         # OpenVINO keeps what it is given out of the garbage collector's sight: a run that it held would never end.
         self._request.set_callback(_finished, weakref.ref(self))
         self._is_stateful = bool(request.query_state())
+        self.failed = False
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
 
     async def __call__(self, arrays: Arrays) -> Vectors:
@@ -69,7 +108,11 @@ class Run:
 
     def wait(self) -> None:
         """Wait until it is done; raises RuntimeError with OpenVINO's words when it failed."""
-        self._request.wait()
+        try:
+            self._request.wait()
+        except RuntimeError:
+            self.failed = True
+            raise
 
     def forget(self) -> None:
         """Empty the state that earlier pieces of an item left."""
@@ -80,8 +123,8 @@ class Run:
         try:
             self._request.wait_for(0)
         except RuntimeError:
-            return True
-        return False
+            self.failed = True
+        return self.failed
 
     def tell(self) -> None:
         """Wake the event loop on which the result is waited for."""
@@ -160,4 +203,4 @@ class Graphs:
         del self._build
 
     def _compiled(self, length: int | None) -> CompiledGraph:
-        return CompiledGraph(self._compile(self._build(length)))
+        return CompiledGraph(lambda: self._compile(self._build(length)))
