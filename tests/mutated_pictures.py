@@ -7,6 +7,7 @@ were taken and refused, the longest time in seconds, and the most memory in byte
 """
 
 import json
+import os
 import random
 import struct
 import sys
@@ -15,7 +16,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from quartzite.preprocess.decode import Bounds, decode_apart
+from quartzite.preprocess.decode import Bounds, decode
+from quartzite.preprocess.decoder import confine
 from quartzite.preprocess.sources import BadPicture
 from seeing import drawn, file_of
 
@@ -86,13 +88,15 @@ def main(kind: str, cases: int, seed: int) -> None:
     """Decode `cases` damaged files of a format."""
     dice, files = random.Random(f"{kind} {seed}"), whole_files(kind)
     counts, slowest_s = {"taken": 0, "refused": 0}, 0.0
+    report = os.fdopen(os.dup(1), "w", encoding="ascii")
+    confine(BOUNDS.max_source_pixels)
     for file in files:
-        decode_apart(file, BOUNDS)
+        decode(file, BOUNDS)
     for case in range(cases):
-        print(case, flush=True)  # noqa: T201
+        print(case, file=report, flush=True)
         damaged, begun = mutated(dice.choice(files), files, dice), time.perf_counter()
         try:
-            height, width, pixels = decode_apart(damaged, BOUNDS)
+            height, width, pixels = decode(damaged, BOUNDS)
         except BadPicture:
             counts["refused"] += 1
         else:
@@ -100,7 +104,7 @@ def main(kind: str, cases: int, seed: int) -> None:
                 raise SystemExit(f"case {case}: {len(pixels)} bytes for {width} x {height} pixels")
             counts["taken"] += 1
         slowest_s = max(slowest_s, time.perf_counter() - begun)
-    print(json.dumps({**counts, "slowest_s": slowest_s, "most_bytes": most_bytes()}))  # noqa: T201
+    print(json.dumps({**counts, "slowest_s": slowest_s, "most_bytes": most_bytes()}), file=report, flush=True)
 
 
 if __name__ == "__main__":

@@ -77,14 +77,16 @@ async def fake_service(
         models[SEEING] = _seeing(engine.dimensions, batcher)
     for name in models:
         metrics.add_model(name, load_s=0.5)
+    pictures = pictures or Pictures(ImageSettings())
     with ThreadPoolExecutor(1) as threads:
-        pipeline = Pipeline(models, gate or OpenGate(), requests, threads, pictures or Pictures(ImageSettings()), clock)
+        pipeline = Pipeline(models, gate or OpenGate(), requests, threads, pictures, clock)
         await batcher.start()
         try:
             yield FakeService(build_app(pipeline, requests, metrics, spans, cors_origins), pipeline, engine, batcher)
         finally:
             engine.release()
             await batcher.stop()
+            await pictures.close()
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,7 @@ A_MEGABYTE = 3 * 1_843_200
 
 @asynccontextmanager
 async def pictures(port: int = 0, decoding_s: float = 10.0, **settings: Any) -> AsyncIterator[Pictures]:
-    """Pictures that may be fetched from `pictures.test:PORT`; the processes of the test before are gone."""
-    psutil.wait_procs(decoders(), timeout=5)
+    """Pictures that may be fetched from `pictures.test:PORT`."""
     names = Names({"pictures.test": [["127.0.0.1"]]})
     allowed = (f"pictures.test:{port}",) if port else ()
     running = Pictures(ImageSettings(allowed_hosts=allowed, **settings), names, decoding_s=decoding_s)
@@ -37,10 +36,19 @@ async def pictures(port: int = 0, decoding_s: float = 10.0, **settings: Any) -> 
         await running.close()
 
 
-def decoders() -> list[psutil.Process]:
-    """The processes that decode for this one."""
-    living = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
-    return [child for child in living if "anyio.to_process" in child.cmdline()]
+Decoders = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture
+def decoders() -> Decoders:
+    """Tells the processes that decode for this test; those of others may still be ending."""
+    others = children()
+    return lambda: [child for child in children() if child not in others]
+
+
+def children() -> list[psutil.Process]:
+    """The processes that this one has started and that have not ended."""
+    return [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
 
 
 async def test_pictures_come_in_the_places_of_their_items() -> None:
@@ -56,12 +64,11 @@ async def test_pictures_come_in_the_places_of_their_items() -> None:
     assert first.pixels.dtype == np.uint8
 
 
-async def test_without_images_nothing_is_started() -> None:
+async def test_without_images_nothing_is_started(decoders: Decoders) -> None:
     """Requests of text alone cost no process and no client."""
-    before = decoders()
     async with pictures() as reading:
         assert await reading.read([TextItem("a"), TextItem("b")]) == [None, None]
-    assert decoders() == before
+        assert decoders() == []
 
 
 async def test_equal_images_are_fetched_and_decoded_once() -> None:
@@ -132,14 +139,44 @@ async def test_so_many_are_fetched_at_the_same_time(most: int) -> None:
     assert seen == most
 
 
-async def test_decoding_that_takes_too_long_is_ended() -> None:
+STUCK = ("-c", "import sys; sys.stdin.buffer.read()")
+CRASHING = ("-c", "import os; os.read(0, 1); os.abort()")
+
+
+async def test_decoding_that_takes_too_long_is_ended(decoders: Decoders, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process is, too, and the next picture has a new one."""
-    async with pictures(decoding_s=0.000_001) as reading:
-        with pytest.raises(InvalidImage, match=r"`input\.image` cannot be decoded within 1e-06 s"):
-            await reading.read([ImageItem(data_uri(png(64, 64)))])
+    async with pictures(decoding_s=0.5) as reading:
+        with monkeypatch.context() as patched:
+            patched.setattr("quartzite.preprocess.decoders.PROGRAM", STUCK)
+            with pytest.raises(InvalidImage, match=r"`input\.image` cannot be decoded within 0\.5 s"):
+                await reading.read([ImageItem(data_uri(png(64, 64)))])
+        assert decoders() == []
     async with pictures() as reading:
         (picture,) = await reading.read([ImageItem(data_uri(png(64, 64)))])
         assert picture is not None
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 8, 13, 21, 34, 55])
+async def test_a_picture_given_up_leaves_no_process(steps: int, decoders: Decoders) -> None:
+    """Whenever its client leaves, while the process starts too: what is still there is there for the next picture."""
+    async with pictures() as reading:
+        await reading.read([ImageItem(data_uri(png(64, 64)))])
+        both = asyncio.gather(*(reading.read([ImageItem(data_uri(png(64, 64, seed)))]) for seed in range(2)))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        both.cancel()
+        await asyncio.gather(both, return_exceptions=True)
+        await asyncio.gather(*(reading.read([ImageItem(data_uri(png(64, 64)))]) for _ in range(2)))
+        assert len(decoders()) <= 2
+    assert decoders() == []
+
+
+async def test_processes_end_when_pictures_are_closed(decoders: Decoders) -> None:
+    """A service that stops leaves none behind in a program that goes on."""
+    async with pictures() as reading:
+        await reading.read([ImageItem(data_uri(png(64, 64))), ImageItem(data_uri(png(64, 96)))])
+        assert decoders()
+    assert decoders() == []
 
 
 def tags_on_one_place(tags: int, size: int) -> bytes:
@@ -148,7 +185,7 @@ def tags_on_one_place(tags: int, size: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4) + b"x" * size
 
 
-async def test_a_file_made_to_fill_the_memory_is_refused() -> None:
+async def test_a_file_made_to_fill_the_memory_is_refused(decoders: Decoders) -> None:
     """18 MB that a reader of their tags would make 18 GB of: the process has not as much, and goes on."""
     async with pictures() as reading:
         with pytest.raises(InvalidImage, match=r"input\.image` (has a damaged header|holds no picture)"):
@@ -159,7 +196,7 @@ async def test_a_file_made_to_fill_the_memory_is_refused() -> None:
         assert decoders() == [decoder]
 
 
-async def test_a_process_that_is_killed_is_replaced_and_its_picture_read() -> None:
+async def test_a_process_that_is_killed_is_replaced_and_its_picture_read(decoders: Decoders) -> None:
     """What ended it, short of memory, may have had nothing to do with the picture."""
     async with pictures(decoders=1) as reading:
         await reading.read([ImageItem(data_uri(png(64, 64)))])
@@ -169,23 +206,18 @@ async def test_a_process_that_is_killed_is_replaced_and_its_picture_read() -> No
         assert first.pid not in [decoder.pid for decoder in decoders()]
 
 
-def crash(*_: object) -> None:
-    """End as a broken decoder does."""
-    os.abort()
-
-
 async def test_a_picture_that_ends_its_process_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that crashes takes the process with it, not the server, and not the next picture."""
     async with pictures(decoders=1) as reading:
         with monkeypatch.context() as patched:
-            patched.setattr("quartzite.preprocess.decode.decode_apart", crash)
+            patched.setattr("quartzite.preprocess.decoders.PROGRAM", CRASHING)
             with pytest.raises(InvalidImage, match=r"`input\.image` cannot be decoded: the decoder ends with it"):
                 await reading.read([ImageItem(data_uri(png(64, 64)))])
         (picture,) = await reading.read([ImageItem(data_uri(png(64, 64)))])
         assert picture is not None
 
 
-async def test_signals_for_the_group_leave_the_processes_alone() -> None:
+async def test_signals_for_the_group_leave_the_processes_alone(decoders: Decoders) -> None:
     """A terminal sends Ctrl-C to all of them; the pictures of running requests are still to be read."""
     async with pictures(decoders=1) as reading:
         await reading.read([ImageItem(data_uri(png(64, 64)))])
@@ -201,7 +233,7 @@ def errors_of(process: psutil.Process) -> str:
     return str(Path(f"/proc/{process.pid}/fd/2").readlink())
 
 
-async def test_what_libraries_complain_of_fills_no_pipe() -> None:
+async def test_what_libraries_complain_of_fills_no_pipe(decoders: Decoders) -> None:
     """TIFF's writes a line for every damaged file; a process whose lines nobody reads would stop some day."""
     async with pictures() as reading:
         await reading.read([ImageItem(data_uri(png(64, 64)))])

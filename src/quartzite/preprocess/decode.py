@@ -1,18 +1,11 @@
-"""Makes the pixels that a model takes out of the file of a picture; runs in a process of its own.
-
-A file that was made to do harm takes down nothing but that process, which has little memory, and which is ended
-when it takes too long. Knows Pillow; imports nothing else that is heavy, so that the process starts at once.
+"""Makes the pixels that a model takes out of the file of a picture; runs in `decoder.py`, a process of its own.
 
 The recipe is that of Qwen3-VL-Embedding's own script (qwen_vl_utils 0.0.14): RGB, transparent parts on white, no turn
 by EXIF, sides rounded to multiples of 32 within bounds on their product, Pillow's bicubic filter.
 """
 
 import math
-import os
-import resource
-import signal
 import warnings
-from functools import cache
 from io import BytesIO
 from typing import NamedTuple
 
@@ -27,10 +20,6 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 IN_WORDS = "PNG, JPEG, WebP, GIF, BMP or TIFF"
 _STEEPEST = 200
 
-# What the process may have: itself and its libraries, and the copies that reading and converting make of each pixel.
-_OWN_BYTES = 256 * 1024 * 1024
-_BYTES_PER_PIXEL = 26
-
 # Pillow's own bound is a constant of the library; the one of the settings is checked below, before any pixel is read.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -43,27 +32,6 @@ class Bounds(NamedTuple):
     min_pixels: int
     max_pixels: int
     turn_by_exif: bool
-
-
-def decode_apart(source: bytes | str, bounds: Bounds) -> tuple[int, int, bytes]:
-    """Confine the process that this runs in, then do as `decode` does."""
-    _confine(_OWN_BYTES + _BYTES_PER_PIXEL * bounds.max_source_pixels)
-    return decode(source, bounds)
-
-
-@cache
-def _confine(most_bytes: int) -> None:
-    """Give this process `most_bytes` of memory, no ears for signals, and nothing that its libraries can write to."""
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    soft = most_bytes if hard == resource.RLIM_INFINITY else min(most_bytes, hard)
-    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    # A terminal and an init system signal the whole group; the server ends this process when it is done with it.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.SIG_IGN)
-    # Libraries complain of damaged files, and nobody reads it: the process would stop when the pipe is full.
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    os.close(nowhere)
 
 
 def decode(source: bytes | str, bounds: Bounds) -> tuple[int, int, bytes]:

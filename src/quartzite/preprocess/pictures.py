@@ -8,7 +8,7 @@ import logging
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,11 +19,17 @@ from quartzite.preprocess.addresses import AllowedHosts
 from quartzite.preprocess.sources import BadPicture, is_url
 
 if TYPE_CHECKING:
+    from quartzite.preprocess.decoders import Decoders
     from quartzite.preprocess.fetch import Fetcher, LookUp
 
 logger = logging.getLogger(__name__)
 
 _DECODING_S = 10.0
+
+
+class _Tools(NamedTuple):
+    fetcher: "Fetcher"
+    decoders: "Decoders"
 
 
 class Pictures:
@@ -46,7 +52,7 @@ class Pictures:
         self._look_up = look_up
         self._tls = tls
         self._decoding_s = decoding_s
-        self._loading: asyncio.Task[Fetcher] | None = None
+        self._loading: asyncio.Task[_Tools] | None = None
         # A file is in memory from its first byte until its pixels are there: so many at the same time.
         self._files = asyncio.Semaphore(settings.fetches)
         self._decoders = asyncio.Semaphore(settings.decoders)
@@ -83,60 +89,54 @@ class Pictures:
         return [tasks[item.image].result() if isinstance(item, ImageItem) else None for item in items]
 
     async def close(self) -> None:
-        """Close what is open; the processes end with the event loop."""
+        """Close what is open, and end the processes."""
         if self._loading:
-            await (await self._loading).close()
+            tools = await self._loading
+            await tools.decoders.close()
+            await tools.fetcher.close()
 
-    async def _fetcher(self) -> "Fetcher":
-        """Return what fetches pictures; its libraries are imported, on a thread, when it is first asked for."""
+    async def _tools(self) -> _Tools:
+        """Return what fetches and decodes; its libraries are imported, on a thread, when it is first asked for."""
         if self._loading is None:
             self._loading = asyncio.create_task(asyncio.to_thread(self._load))
         return await asyncio.shield(self._loading)
 
-    def _load(self) -> "Fetcher":
-        from quartzite.preprocess import decode  # noqa: F401  imported here, not on the event loop later
+    def _load(self) -> _Tools:
+        from quartzite.preprocess.decode import Bounds
+        from quartzite.preprocess.decoders import Decoders
         from quartzite.preprocess.fetch import Fetcher, look_up
 
-        return Fetcher(self._settings, self._allowed, self._look_up or look_up, self._tls)
+        s = self._settings
+        bounds = Bounds(s.max_image_bytes, s.max_source_pixels, s.min_pixels, s.max_pixels, s.turn_by_exif)
+        return _Tools(Fetcher(s, self._allowed, self._look_up or look_up, self._tls), Decoders(bounds))
 
     async def _picture(self, image: str, place: str) -> Picture:
         pointer = f"{place}.image"
         try:
             fetched = is_url(image)
             async with self._files:
-                fetcher = await self._fetcher()
-                source = await fetcher.fetch(image) if fetched else image
+                tools = await self._tools()
+                source = await tools.fetcher.fetch(image) if fetched else image
                 async with self._decoders:
-                    return await self._decoded(source)
+                    return await self._decoded(source, tools.decoders)
         except BadPicture as fault:
             raise InvalidImage(f"`{pointer}` {fault}.", pointer) from None
 
-    async def _decoded(self, source: bytes | str) -> Picture:
+    async def _decoded(self, source: bytes | str, decoders: "Decoders") -> Picture:
         """Have `source` decoded in a process; one that breaks may have been ended by the system, and is tried again."""
-        from anyio import BrokenWorkerProcess
+        from quartzite.preprocess.decoders import DecoderEnded
 
         for attempt in (1, 2):
             try:
-                return await self._in_process(source)
-            except BrokenWorkerProcess:
+                async with asyncio.timeout(self._decoding_s):
+                    height, width, pixels = await decoders.decode(source)
+            except TimeoutError:
+                raise BadPicture(f"cannot be decoded within {self._decoding_s:g} s") from None
+            except DecoderEnded:
                 logger.warning("a process that decodes pictures ended (attempt %d of 2)", attempt, exc_info=True)
+            else:
+                return Picture(np.frombuffer(pixels, np.uint8).reshape(height, width, 3))
         raise BadPicture("cannot be decoded: the decoder ends with it")
-
-    async def _in_process(self, source: bytes | str) -> Picture:
-        from anyio import CapacityLimiter, to_process
-
-        from quartzite.preprocess.decode import Bounds, decode_apart
-
-        s = self._settings
-        bounds = Bounds(s.max_image_bytes, s.max_source_pixels, s.min_pixels, s.max_pixels, s.turn_by_exif)
-        try:
-            async with asyncio.timeout(self._decoding_s):
-                height, width, pixels = await to_process.run_sync(
-                    decode_apart, source, bounds, cancellable=True, limiter=CapacityLimiter(1)
-                )
-        except TimeoutError:
-            raise BadPicture(f"cannot be decoded within {self._decoding_s:g} s") from None
-        return Picture(np.frombuffer(pixels, np.uint8).reshape(height, width, 3))
 
     def _bytes(self, item: ImageItem) -> int:
         return len(item.image) + 3 * self._settings.max_pixels
