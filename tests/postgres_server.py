@@ -26,21 +26,44 @@ def programs() -> Path | None:
 def postgres(bin_folder: Path) -> Iterator[str]:
     """Run a server that listens on a socket file only; gives the folder of that file."""
     folder = Path(tempfile.mkdtemp(prefix="quartzite-pg-"))
-    other: dict[str, Any] = {"cwd": folder, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+    if _is_root():
         shutil.chown(folder, "nobody")
-        other |= {"user": "nobody"}
-    data = folder / "data"
-    options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
     try:
-        subprocess.run(
-            [bin_folder / "initdb", "-D", data, "-U", "tests", "-A", "trust", "-E", "UTF8", "-N"], check=True, **other
-        )
-        start = [bin_folder / "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start"]
-        subprocess.run(start, check=True, **other)
+        _run(folder, bin_folder / "initdb", "-U", "tests", "-A", "trust", "-E", "UTF8", "-N")
+        _start(folder, bin_folder)
         try:
             yield str(folder)
         finally:
-            subprocess.run([bin_folder / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], check=True, **other)
+            _stop(folder, bin_folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def stopped(folder: Path, bin_folder: Path) -> Iterator[None]:
+    """Stop the server of `folder`, without a word to its clients, for the length of the `with`."""
+    _stop(folder, bin_folder)
+    try:
+        yield
+    finally:
+        _start(folder, bin_folder)
+
+
+def _start(folder: Path, bin_folder: Path) -> None:
+    options = f"-c listen_addresses='' -c unix_socket_directories={folder}"
+    _run(folder, bin_folder / "pg_ctl", "-o", options, "-l", folder / "log", "-w", "start")
+
+
+def _stop(folder: Path, bin_folder: Path) -> None:
+    _run(folder, bin_folder / "pg_ctl", "-m", "immediate", "-w", "stop")
+
+
+def _run(folder: Path, program: Path, *arguments: str | Path) -> None:
+    other: dict[str, Any] = {"user": "nobody"} if _is_root() else {}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([program, "-D", folder / "data", *arguments], check=True, cwd=folder, **quiet, **other)
+
+
+def _is_root() -> bool:
+    """Say whether tests run as root, as whom PostgreSQL refuses to run."""
+    return os.geteuid() == 0

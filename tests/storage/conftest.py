@@ -28,9 +28,19 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a database that has no tables yet."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/data/quartzite.db"
+    return _new_database(request.getfixturevalue("postgres_folder"))
+
+
+@pytest.fixture
+def postgres_url(postgres_folder: str) -> str:
+    """The URL of a database of PostgreSQL that has no tables yet."""
+    return _new_database(postgres_folder)
+
+
+def _new_database(folder: str) -> str:
     import psycopg
 
-    folder, name = request.getfixturevalue("postgres_folder"), f"test{next(_numbers)}"
+    name = f"test{next(_numbers)}"
     with psycopg.connect(f"host={folder} user=tests dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}")
     return f"postgresql://tests@/{name}?host={folder}"

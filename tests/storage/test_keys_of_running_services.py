@@ -1,5 +1,6 @@
 """Keys that are made and revoked while services run, over one database."""
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from command_line import run
 from fake_models import SOURCE, settings_of
+from postgres_server import programs, stopped
 from quartzite.bootstrap import running, web_app
 from quartzite.config import AccessSettings, ServerSettings, Settings, StorageSettings
 
@@ -184,6 +186,59 @@ async def test_a_database_that_breaks_is_told_as_such_and_lets_nobody_in(
         ended = run("keys", "list", "--data-folder", settings.storage.data_folder)
         assert (ended.code, ended.err.count("\n")) == (1, 1)
         assert "cannot be opened: file is not a database" in ended.err
+
+
+async def test_while_postgresql_is_stopped_requests_are_told_503(
+    settings: Settings, postgres_url: str, postgres_folder: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Keys that are remembered, forgotten, wrong: all are 503 in one line of the log each, until it runs again."""
+    settings = msgspec.structs.replace(settings, storage=StorageSettings(url=postgres_url))
+    async with _Service(settings).open() as service:
+        service.command("accounts", "create", "acme", "--monthly-tokens", "1000")
+        secret = service.command("keys", "create", "acme")
+        service.now = 2.0
+        assert await service.status(secret) == 200
+        bin_folder = programs()
+        assert bin_folder is not None
+        caplog.clear()
+        with stopped(Path(postgres_folder), bin_folder):
+            remembered = await service.ask(secret)
+            service.now = 4.0
+            others = [await service.ask(secret), await service.ask("sk-wrong")]
+            listed = await service.client.get("/v1/models", headers={"Authorization": f"Bearer {secret}"})
+        for answer, words in [(remembered, "could not be recorded"), *((other, "database") for other in others)]:
+            assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, 50505, "1")
+            assert words in answer.json()["message"]
+        assert listed.status_code == 503
+        told = [record for record in caplog.records if record.levelname == "ERROR"]
+        assert [record.exc_info for record in told] == [None] * 4
+        assert all("connection" in str(record.fields["cause"]) for record in told)  # type: ignore[attr-defined]
+        assert "sqlalche.me" not in str([record.fields for record in told])  # type: ignore[attr-defined]
+        assert await service.status(secret) == 200
+
+
+async def test_a_sqlite_file_that_another_process_holds_is_waited_for_in_bounded_time(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No answer leaves without its row: 503, the cause in the log; the rows are kept when the file is let go."""
+    monkeypatch.setattr("quartzite.storage.ledger.RECORD_S", 0.05)
+    async with _Service(settings).open() as service:
+        service.command("accounts", "create", "acme")
+        secret = service.command("keys", "create", "acme")
+        service.now = 2.0
+        assert await service.status(secret) == 200
+        holder = sqlite3.connect(settings.storage.file, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        refused = await service.ask(secret)
+        holder.close()
+        assert (refused.status_code, refused.json()["message"].partition(".")[0]) == (
+            503,
+            "The request could not be recorded",
+        )
+        assert "not committed within 0.05 s" in str(caplog.records[-1].fields)  # type: ignore[attr-defined]
+        monkeypatch.setattr("quartzite.storage.ledger.RECORD_S", 10.0)
+        assert await service.status(secret) == 200
+        assert service.command("usage", "--by", "account", "--format", "csv").splitlines()[1] == "acme,3,0,3,21,0"
 
 
 @pytest.fixture

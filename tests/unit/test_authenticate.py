@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from quartzite.admission.authenticate import Authenticator, Principal
-from quartzite.errors import AccountDisabled, InvalidKey, InvalidToken, Overloaded
+from quartzite.errors import AccountDisabled, DatabaseDown, InvalidKey, InvalidToken
 
 OWNER, ALICE = Principal(level=1), Principal(level=2, account_id=7, key_id=3)
 
@@ -146,7 +146,7 @@ async def test_a_look_up_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch)
         return ALICE
 
     authenticator = Authenticator((), OWNER, find)
-    with pytest.raises(Overloaded):
+    with pytest.raises(DatabaseDown):
         await authenticator.principal("Bearer alice")
     answers.set()
     monkeypatch.setattr("quartzite.admission.remembered.LOOK_UP_S", 10)

@@ -69,6 +69,18 @@ def test_each_flag_is_an_environment_variable_too(monkeypatch: pytest.MonkeyPatc
     assert shown["engine"]["precision"] == "int8"
 
 
+def test_the_server_finds_the_database_of_the_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What names the database for accounts and keys names it for serve too; a variable of nothing is told."""
+    monkeypatch.setenv("QUARTZITE_STORAGE_URL", "postgresql://me@db/q")
+    monkeypatch.setenv("QUARTZITE_PROT", "8123")
+    ended = run("serve", "--data-folder", "/data", "--show-settings")
+    shown = tomllib.loads(ended.out)
+    assert shown["storage"]["data_folder"] == "/data"
+    assert "# url is set, and not shown" in ended.out
+    assert "QUARTZITE_PROT is set, and no flag has such a variable" in ended.err
+    assert "QUARTZITE_STORAGE_URL" not in ended.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

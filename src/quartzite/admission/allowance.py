@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from quartzite.admission.authenticate import Principal
-from quartzite.admission.remembered import REMEMBERED_S
+from quartzite.admission.remembered import REMEMBERED_S, in_time
 from quartzite.errors import AllowanceSpent
 
 
@@ -38,7 +38,7 @@ class MonthlyAllowance:
         self._spent: dict[int, _Spent] = {}
 
     async def take(self, principal: Principal, tokens: int) -> None:
-        """Take `tokens` from the month of `principal`, whose allowance is set; raises AllowanceSpent."""
+        """Take `tokens` from the month of `principal`, who has an allowance; raises AllowanceSpent or DatabaseDown."""
         allowed, account_id = principal.monthly_tokens, principal.account_id
         if allowed is None or account_id is None:
             return
@@ -52,6 +52,6 @@ class MonthlyAllowance:
         known = self._spent.get(account_id)
         if known and known.month == (now.year, now.month) and now.timestamp() - known.read_at_s < REMEMBERED_S:
             return known
-        tokens = await asyncio.to_thread(self._look_up, account_id, now)
+        tokens = await in_time(asyncio.to_thread(self._look_up, account_id, now))
         spent = self._spent[account_id] = _Spent((now.year, now.month), now.timestamp(), tokens)
         return spent

@@ -58,7 +58,7 @@ class Authenticator:
         self._remembered: OrderedDict[bytes, Remembered[Principal | None]] = OrderedDict()
 
     async def principal(self, authorization: str | None) -> Principal:
-        """Return whose key stands in the header; raises InvalidToken, InvalidKey or AccountDisabled."""
+        """Return whose key stands in the header; raises InvalidToken, InvalidKey, AccountDisabled or DatabaseDown."""
         secret = secret_in(authorization)
         if secret is None:
             raise InvalidToken

@@ -1,10 +1,10 @@
 """What a look-up said, believed for a short time. Knows nothing of what is looked up."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
-from quartzite.errors import Overloaded
+from quartzite.errors import DatabaseDown
 
 REMEMBERED_S = 2.0
 """How long the answer of a look-up is believed: a revoked key dies within this time in every process."""
@@ -25,7 +25,7 @@ class Remembered(Generic[T]):
     async def get(self, look: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Return what is remembered, or what `look` says now, asked once for all that come in the meantime.
 
-        Raises Overloaded when that takes longer than LOOK_UP_S.
+        Raises DatabaseDown when that takes longer than LOOK_UP_S.
         """
         now = self._clock()
         if self._asked is None or now - self._since >= REMEMBERED_S or _failed(self._asked):
@@ -33,11 +33,16 @@ class Remembered(Generic[T]):
             self._asked.add_done_callback(_failed)  # an error is told to those who wait, or to nobody
         if self._asked.done():
             return self._asked.result()
-        try:
-            async with asyncio.timeout(LOOK_UP_S):
-                return await asyncio.shield(self._asked)
-        except TimeoutError:
-            raise Overloaded from None
+        return await in_time(asyncio.shield(self._asked))
+
+
+async def in_time(look_up: Awaitable[T]) -> T:
+    """Return what a look-up says; raises DatabaseDown when that takes longer than LOOK_UP_S."""
+    try:
+        async with asyncio.timeout(LOOK_UP_S):
+            return await look_up
+    except TimeoutError:
+        raise DatabaseDown from TimeoutError(f"no answer within {LOOK_UP_S:g} s")
 
 
 def _failed(asked: "asyncio.Task[Any]") -> bool:

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 from quartzite.admission.gate import Caller, Gate, Permit
 from quartzite.domain import Outcome, Timings
-from quartzite.errors import EngineFault, RequestFailure, Stopping, WireRow, wire_row
+from quartzite.errors import DatabaseDown, EngineFault, NotRecorded, RequestFailure, Stopping, WireRow, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.trace import Trace
 
@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 async def visit(gate: Gate, caller: Caller, trace: Trace, clock: Callable[[], float]) -> AsyncIterator[Permit]:
     """Let `caller` in for one request, and have what became of it recorded before the `async with` ends.
 
-    An answer that cannot be recorded fails with the error of the recording; a failure stays the failure that it is.
+    An answer that cannot be recorded fails with the error of the recording; a failure stays the failure that it is,
+    and where it is that the database does not answer, there is nobody to record it.
     """
     begun = clock()
     permit = Permit(caller)
@@ -26,9 +27,14 @@ async def visit(gate: Gate, caller: Caller, trace: Trace, clock: Callable[[], fl
         permit = await gate.admit(caller)
         trace.allowances = permit.left
         yield permit
+    except DatabaseDown:
+        raise
     except BaseException as error:
         try:
             await gate.record(permit, _outcome(trace, _row(error), clock() - begun))
+        except NotRecorded as failure:
+            said = fields(trace_id=trace.id, cause=failure.__cause__)
+            logger.error("a failed request could not be recorded", extra=said)
         except Exception:
             logger.exception("a failed request could not be recorded", extra=fields(trace_id=trace.id))
         raise

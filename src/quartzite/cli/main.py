@@ -3,9 +3,10 @@
 Knows the commands, not their work: what is heavy is imported by a command when it runs, so that help is instant.
 """
 
+import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
 
 import typer
 
@@ -61,11 +62,23 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _quartzite(
-    version: Annotated[
+    context: typer.Context,
+    _version: Annotated[
         bool, typer.Option("--version", help="Print the version and stop.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """A self-hosted embeddings service on plain processors, straight from Hugging Face weights."""
+    if context.invoked_subcommand == "serve":
+        read = set(_variables(context.command))
+        for name in sorted(name for name in os.environ if name.startswith("QUARTZITE_") and name not in read):
+            typer.echo(f"quartzite: {name} is set, and no flag has such a variable: it is ignored", err=True)
+
+
+def _variables(command: Any) -> Iterator[str]:
+    """Yield the environment variables of a command and of those below it."""
+    yield from (parameter.envvar for parameter in command.params if getattr(parameter, "envvar", None))
+    for below in getattr(command, "commands", {}).values():
+        yield from _variables(below)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,6 +20,7 @@ from quartzite.cli.options import (
     ApiKeys,
     CacheFolder,
     ConfigFile,
+    DataFolder,
     Device,
     Host,
     LogFormatFlag,
@@ -28,6 +29,7 @@ from quartzite.cli.options import (
     PortFlag,
     PrecisionFlag,
     Spans,
+    StorageUrl,
     Streams,
     Threads,
     settings_of,
@@ -65,6 +67,8 @@ def serve(
     threads: Threads = None,
     device: Device = None,
     cache: CacheFolder = None,
+    storage_url: StorageUrl = None,
+    data_folder: DataFolder = None,
     log_format: LogFormatFlag = None,
     spans: Spans = None,
     config: ConfigFile = None,
@@ -84,13 +88,19 @@ def serve(
         "engine.threads": threads,
         "engine.device": device,
         "cache.folder": cache,
+        "storage.url": storage_url,
+        "storage.data_folder": data_folder,
     }
     settings = settings_of(config, models or [], flags)
     if show_settings:
         from quartzite.cli.settings import as_toml
 
         typer.echo(as_toml(settings))
-        return
+    else:
+        _start(settings)
+
+
+def _start(settings: Settings) -> None:
     set_up_logging(settings.server.log_format)
     # What a start makes stays; looking for garbage in it would take a tenth of a second.
     gc.disable()

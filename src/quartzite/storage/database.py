@@ -35,8 +35,7 @@ DOWN = (OperationalError, InterfaceError, InternalError)
 
 def words_of(failure: DatabaseDown) -> str:
     """Return what the database said before it was found to be down."""
-    cause = failure.__cause__
-    return str(cause.orig if isinstance(cause, DBAPIError) else cause)
+    return str(failure.__cause__)
 
 
 class Database:
@@ -114,7 +113,7 @@ def _answering() -> Iterator[None]:
         yield
     except DBAPIError as error:
         if isinstance(error, DOWN) or type(error) is DatabaseError:
-            raise DatabaseDown from error
+            raise DatabaseDown from error.orig
         raise
 
 

@@ -94,6 +94,10 @@ class Ledger:
         try:
             async with asyncio.timeout(RECORD_S):
                 await self._group.add(row)
+        except TimeoutError:
+            raise NotRecorded from TimeoutError(f"not committed within {RECORD_S:g} s")
+        except DBAPIError as error:
+            raise NotRecorded from error.orig
         except Exception as error:
             raise NotRecorded from error
 
