@@ -61,6 +61,7 @@ references: $(VENV_REFERENCE)/.ready ## make .venv-reference: PyTorch and transf
 golden: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## compute the golden files anew with transformers; ARGS=--check compares only
 	@minilm=$$($(VENV)/bin/quartzite models pull sentence-transformers/all-MiniLM-L6-v2) && \
 		$(VENV_REFERENCE)/bin/python scripts/make_golden.py --minilm "$$minilm" $(ARGS)
+	@$(VENV_REFERENCE)/bin/python scripts/make_pixels.py $(ARGS)
 
 bench-engine: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## tokens per second of the engine and of sentence-transformers
 	@$(VENV_REFERENCE)/bin/python benchmarks/engine.py $(ARGS)
