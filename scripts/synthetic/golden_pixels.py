@@ -16,7 +16,7 @@ from synthetic.golden_pictures import draw
 MIN_PIXELS, MAX_PIXELS = 4_096, 1_843_200
 FILE = GOLDEN / "pixels.json"
 
-# Height and width as they come. Thin ones that are long enough are not among them: the model's script, which counts here,
+# Height and width as they come. Thin ones that are long enough are not among them: the model's script, which counts,
 # takes one block for a side of less than half a block, and the processor none, which it then enlarges.
 SIZES = [
     (1, 1),
