@@ -55,7 +55,10 @@ class Pipeline:
         self.models = models
         self.draining = False
         self._gate = gate
-        self._timeout_s = settings.timeout_ms / 1000
+        self._timeout_s, self._timeout_with_images_s = (
+            settings.timeout_ms / 1000,
+            settings.timeout_with_images_ms / 1000,
+        )
         self._tokenising = tokenising
         self._pictures = pictures
         self._clock = clock
@@ -82,7 +85,7 @@ class Pipeline:
 
         `timeout_s` gives it less time than the settings do, never more.
         """
-        timeout_s = min(timeout_s, self._timeout_s)
+        timeout_s = min(timeout_s, self._timeout_with_images_s if request.images else self._timeout_s)
         deadline = self._clock() + timeout_s
         try:
             with self._in_use(request) as model:

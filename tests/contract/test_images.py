@@ -302,13 +302,36 @@ async def test_fetching_ends_at_the_deadline_of_the_request() -> None:
     async with picture_host(respond) as host, asyncio.timeout(10):
         pictures = pictures_of(host)
         await pictures.read([ImageItem(data_uri(WIDE))])  # what reads pictures is loaded now
-        requests = RequestSettings(timeout_ms=100)
+        requests = RequestSettings(timeout_with_images_ms=100)
         async with fake_service(requests=requests, pictures=pictures) as service, service.client() as client:
             told = await post(client, {"image": host.url()})
             assert (told.status_code, told.json()) == (504, "Request timed out after 0.1 s. Please try again later.")
             await left.wait()
         await pictures.close()
     assert service.engine.batches == []
+
+
+async def test_requests_with_images_have_a_time_of_their_own() -> None:
+    """An image may take minutes where a text takes milliseconds: the limit of texts does not count for it."""
+    async with asyncio.timeout(20):
+        engine = FakeEngine(DIMENSIONS)
+        engine.hold()
+        requests = RequestSettings(timeout_ms=100)
+        async with (
+            fake_service(engine, requests, pictures=Pictures(ImageSettings())) as service,
+            service.client() as client,
+        ):
+            seen = asyncio.create_task(post(client, {"image": data_uri(WIDE)}))
+            await engine.entered.wait()
+            assert (await post(client, "a")).status_code == 504
+            engine.release()
+            assert (await seen).status_code == 200
+            hurried = await client.post(
+                "/v1/embeddings",
+                json={"model": SEEING, "input": {"image": data_uri(WIDE)}},
+                headers={"x-request-timeout-ms": "1"},
+            )
+            assert hurried.status_code == 504
 
 
 async def test_more_images_than_there_is_memory_for_are_told_to_come_later() -> None:

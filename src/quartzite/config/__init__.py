@@ -133,6 +133,9 @@ class RequestSettings(Section, frozen=True, kw_only=True):
     timeout_ms: Annotated[
         Positive, Meta(description="How long a request may take before it is answered 504, in milliseconds.")
     ] = 60_000
+    timeout_with_images_ms: Annotated[
+        Positive, Meta(description="The same for requests with images, of which each may take a processor minutes.")
+    ] = 600_000
 
 
 class ImageSettings(Section, frozen=True, kw_only=True):
