@@ -116,7 +116,7 @@ class InvalidParameter(RequestFailure):
 class InvalidImage(RequestFailure):
     """A picture of the request cannot be fetched, decoded or taken."""
 
-    def __init__(self, detail: str, pointer: str = "") -> None:
+    def __init__(self, detail: str, pointer: str = WHOLE) -> None:
         super().__init__(
             f"Image url should be a valid url or should like data:image/TYPE;base64,YOUR-BASE64-CONTENT. {detail}",
             pointer,

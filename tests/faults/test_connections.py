@@ -73,7 +73,8 @@ class Site:
 
     def __init__(self, limit: int) -> None:
         self.now = 0.0
-        self.connections = Connections(limit, build_refusal(Metrics()), lambda: self.now)
+        self.metrics = Metrics()
+        self.connections = Connections(limit, build_refusal(self.metrics), self.metrics, lambda: self.now)
 
     @asynccontextmanager
     async def open(self, engine: FakeEngine | None = None) -> AsyncIterator[FakeService]:
@@ -100,6 +101,11 @@ class Site:
         self._opened.callback(client.close)
         return client
 
+    async def counted(self, series: str) -> float:
+        """Return the value of one series of the metrics."""
+        lines = (await self.metrics.exposition()).decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(series))
+
 
 async def test_one_too_many_takes_the_place_of_the_longest_idle() -> None:
     """With all places taken a new connection is answered, and the one that has not been used for longest is closed."""
@@ -111,6 +117,7 @@ async def test_one_too_many_takes_the_place_of_the_longest_idle() -> None:
         third = await site.client()
         assert (await third.ask())[0].startswith(b"HTTP/1.1 200 ")
         assert await second.rest() == 0
+        assert await site.counted("quartzite_connections_displaced_total ") == 1
         for client in (first, third):
             assert (await client.ask())[0].startswith(b"HTTP/1.1 200 ")
 
@@ -126,6 +133,7 @@ async def test_where_none_is_idle_one_too_many_is_told_503() -> None:
         surplus = await site.client()
         head, body = await surplus.ask(embeddings())
         assert await surplus.rest() == 0
+        assert await site.counted('quartzite_requests_total{model="",path="",status="503"}') == 1
         service.engine.release()
         assert (await busy.answer())[0].startswith(b"HTTP/1.1 200 ")
     assert head.startswith(b"HTTP/1.1 503 ")
@@ -133,6 +141,22 @@ async def test_where_none_is_idle_one_too_many_is_told_503() -> None:
     lines = head.lower().split(b"\r\n")
     assert {b"retry-after: 1", b"connection: close"} <= set(lines)
     assert any(line.startswith(b"x-siliconcloud-trace-id: ti_") for line in lines)
+
+
+REFUSED = {
+    400: b"what is no request\r\n\r\n",
+    431: b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 20_000,
+}
+
+
+@pytest.mark.parametrize("status", REFUSED)
+async def test_what_does_not_become_a_request_is_counted(status: int) -> None:
+    """Refusals of bytes and of heads are in the metrics as those of requests are."""
+    site = Site(limit=2)
+    async with site.open():
+        client = await site.client()
+        assert (await client.ask(REFUSED[status]))[0].startswith(b"HTTP/1.1 %d " % status)
+        assert await site.counted(f'quartzite_requests_total{{model="",path="",status="{status}"}}') == 1
 
 
 async def test_one_too_many_that_says_nothing_makes_room_for_the_next() -> None:

@@ -16,22 +16,27 @@ from quartzite.config import ServerSettings
 from quartzite.errors import StartFailure
 
 PROGRAM = """
-import asyncio, socket, sys
+import asyncio, os, signal, socket, sys
 from quartzite.cli.connections import Connections
 from quartzite.cli.server import Server
+from quartzite.telemetry.metrics import Metrics
 
 listener = socket.create_server(("127.0.0.1", 0))
 
 async def app(scope, receive, send):
     print("request", flush=True)
-    while not (server.should_exit and scope["path"] == "/until-stopped"):
+    while scope["path"] != "/last-step" and not (server.should_exit and scope["path"] == "/until-stopped"):
         await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
     await send({"type": "http.response.body", "body": b"done"})
+    if scope["path"] == "/last-step":
+        os.kill(os.getpid(), signal.SIGTERM)
 
 async def serve():
     global server
-    server = Server(app, Connections(100, app), int(sys.argv[1]), lambda: print(listener.getsockname()[1], flush=True))
+    connections = Connections(100, app, Metrics())
+    server = Server(app, connections, int(sys.argv[1]), lambda: print(listener.getsockname()[1], flush=True))
     await server.serve([listener])
 
 asyncio.run(serve())
@@ -77,6 +82,14 @@ def test_a_signal_lets_running_requests_end(number: signal.Signals) -> None:
         assert process.wait() == 0
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://127.0.0.1:{port}")
+
+
+def test_a_request_whose_answer_is_out_is_not_waited_for() -> None:
+    """A signal that comes between the answer and the end of its task finds no running request."""
+    with server(grace_s=30) as (process, port), request(port, "/last-step"):
+        assert said(process) == "request"
+        assert said(process) == "ended"
+        assert process.wait() == 0
 
 
 def test_requests_that_outlast_the_grace_are_ended() -> None:

@@ -135,6 +135,15 @@ async def test_nothing_is_recorded_by_a_closed_ledger(database: Database) -> Non
         await ledger.record(replace(ROW, trace_id="ti_late"))
 
 
+async def test_rows_that_wait_at_the_end_are_committed(database: Database) -> None:
+    """The ledger ends when all that was handed in is kept, however much that is."""
+    with Ledger(database) as ledger:
+        waiting = [asyncio.create_task(ledger.record(replace(ROW, trace_id=f"ti_{i}"))) for i in range(3000)]
+        await asyncio.sleep(0)
+    assert ledger.usage("day")[0].requests == 3000
+    await asyncio.gather(*waiting)
+
+
 async def test_an_answer_does_not_wait_for_ever_for_its_row(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
+from quartzite.telemetry.metrics import Metrics
 from quartzite.web.protocol import Bounds, Protocol
 
 KEEP_ALIVE_S = 75
@@ -22,18 +23,21 @@ class Connections:
     """Bounds the connections of one server to `limit`, and closes those that are silent for SILENCE_S.
 
     One connection too many takes the place of the one that has been silent longest; where none is, whatever it asks
-    is answered by `refuse`. Each of them stays within `bounds`. `clock` gives seconds.
+    is answered by `refuse`. Each of them stays within `bounds`; `metrics` hear of what is refused
+    and closed. `clock` gives seconds.
     """
 
     def __init__(
         self,
         limit: int,
         refuse: ASGIApp,
+        metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
         bounds: Bounds = Bounds(),  # noqa: B008  frozen
     ) -> None:
         self._limit = limit
         self._bounds = bounds
+        self._metrics = metrics
         self._refuse = refuse
         self._clock = clock
         self._open: set[Connection] = set()
@@ -45,7 +49,7 @@ class Connections:
 
     def protocol(self, **settings: Any) -> "Connection":
         """Return the protocol of one connection; uvicorn's `settings` are passed on."""
-        return Connection(self, bounds=self._bounds, **settings)
+        return Connection(self, bounds=self._bounds, on_refusal=self._metrics.refused, **settings)
 
     def sweep(self) -> None:
         """Close what has been silent for too long; to be called every now and then."""
@@ -57,6 +61,7 @@ class Connections:
         """Take note of a connection that was just made."""
         self._open.add(connection)
         if len(self) > self._limit and self._silent:
+            self._metrics.connection_displaced()
             self._close_longest_silent()
         if len(self) > self._limit:
             connection.app = self._refuse

@@ -156,7 +156,7 @@ def _server(service: "Service", settings: ServerSettings, app: "ASGIApp", listen
     limit = allowed(settings.max_connections)
     if limit < settings.max_connections:
         logger.warning("at most %d connections: the system's limit of open files allows no more", limit)
-    connections = Connections(limit, refusing_app(service), bounds=bounds_of(settings))
+    connections = Connections(limit, refusing_app(service), service.metrics, bounds=bounds_of(settings))
     service.metrics.watch_connections(lambda: len(connections))
     return Server(
         app,

@@ -81,6 +81,7 @@ class Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Take the signals while serving; uvicorn would raise them again at the end and spoil the exit code."""
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         yield
@@ -90,13 +91,18 @@ class Server(uvicorn.Server):
             signal.signal(number, signal.SIG_DFL)
         self._drain()
         self._running = set(self.server_state.tasks)
-        if running := len(self._running):
-            requests = "1 running request" if running == 1 else f"{running} running requests"
-            typer.echo(f"Stopping: {requests} may end within {self._grace_s} s. A second signal stops at once.")
+        self._loop.call_soon_threadsafe(self._tell_running)
         watch = threading.Timer(self._grace_s + LAST_CALL_S, _give_up)
         watch.daemon = True
         watch.start()
         self.should_exit = True
+
+    def _tell_running(self) -> None:
+        """Say how many requests are waited for: not the one in whose last step the signal came, whose answer is out."""
+        self._running = {task for task in self._running if not task.done()}
+        if running := len(self._running):
+            requests = "1 running request" if running == 1 else f"{running} running requests"
+            typer.echo(f"Stopping: {requests} may end within {self._grace_s} s. A second signal stops at once.")
 
 
 def _give_up() -> None:

@@ -50,8 +50,8 @@ class Metric:
 REQUESTS = Metric(
     "quartzite_requests_total",
     "counter",
-    "Answered HTTP requests. `path` is the route, empty for paths that do not exist; `model` is empty unless the "
-    "request named a served model.",
+    "Answered HTTP requests. `path` is the route, empty for paths that do not exist, for connections too many and for "
+    "what did not become a request (400, 408, 431); `model` is empty unless the request named a served model.",
     ("path", "model", "status"),
 )
 REQUEST_SECONDS = Metric(
@@ -133,6 +133,12 @@ BODY_BYTES = Metric(
     "quartzite_body_bytes", "gauge", "Bytes of the bodies of all requests under way, as far as they have arrived.", ()
 )
 CONNECTIONS = Metric("quartzite_connections", "gauge", "Open connections of clients, idle ones included.", ())
+CONNECTIONS_DISPLACED = Metric(
+    "quartzite_connections_displaced_total",
+    "counter",
+    "Idle connections that were closed to make room for new ones.",
+    (),
+)
 BUILD_INFO = Metric("quartzite_build_info", "gauge", "1, labelled with the version that runs.", ("version",))
 
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
@@ -180,6 +186,14 @@ class Metrics:
         self._collectors[REQUESTS].labels(path, name, status).inc()
         if model and status == 200:
             model.note(seconds, trace)
+
+    def refused(self, status: int) -> None:
+        """Note that what did not become a request was answered `status`."""
+        self._collectors[REQUESTS].labels("", "", status).inc()
+
+    def connection_displaced(self) -> None:
+        """Note that an idle connection was closed to make room for a new one."""
+        self._collectors[CONNECTIONS_DISPLACED].inc()
 
     def engine_of(self, model: str) -> "EngineMetrics":
         """Return what records the work of the engine that was loaded for `model`."""

@@ -8,6 +8,7 @@ answer can still be read.
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from quartzite.config import ServerSettings
-from quartzite.errors import HeadersTooLarge, InvalidParameter, NotArrived, RequestFailure
+from quartzite.errors import HeadersTooLarge, InvalidParameter, NotArrived, RequestFailure, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.trace import new_trace_id
 from quartzite.web.failures import render
@@ -48,11 +49,17 @@ def bounds_of(settings: ServerSettings) -> Bounds:
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection within `bounds`; the other arguments are uvicorn's."""
+    """One connection within `bounds`; the other arguments are uvicorn's.
 
-    def __init__(self, *arguments: Any, bounds: Bounds, **named: Any) -> None:
+    `on_refusal` is called with the status of each answer to what has not become a request.
+    """
+
+    def __init__(
+        self, *arguments: Any, bounds: Bounds, on_refusal: Callable[[int], None] = lambda _: None, **named: Any
+    ) -> None:
         super().__init__(*arguments, **named)
         self._bounds = bounds
+        self._on_refusal = on_refusal
         self._wire: asyncio.Transport
         self._timer: asyncio.TimerHandle | None = None
         self._sending: asyncio.TimerHandle | None = None
@@ -228,6 +235,7 @@ class Protocol(HttpToolsProtocol):
         """Answer what has not become a request, and close the connection; what is under way on it is given up."""
         if self._is_idle or not (self.cycle.response_started or self.pipeline):
             self._wire.write(_bare(failure))
+            self._on_refusal(wire_row(failure).status)
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
