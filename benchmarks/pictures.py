@@ -66,20 +66,15 @@ def item(kind: str, seed: int) -> Encoded:
     return Encoded(ids, picture, picture_at=15)
 
 
-def timed(engine: OpenVinoEngine, items: Sequence[Encoded]) -> float:
-    """Return the seconds that `items` take side by side, each a micro-batch of its own."""
-
-    async def run() -> None:
-        for vectors in await asyncio.gather(*(engine.embed([each]) for each in items)):
-            if not np.isfinite(vectors).all():
-                raise SystemExit("a vector is not finite")
-
+def timed(engine: OpenVinoEngine, alone: Encoded) -> float:
+    """Return the seconds that an item takes."""
     start = time.perf_counter()
-    asyncio.run(run())
+    if not np.isfinite(asyncio.run(engine.embed([alone]))).all():
+        raise SystemExit("a vector is not finite")
     return time.perf_counter() - start
 
 
-def measure(model: str, precision: str, kinds: Sequence[str], rounds: int, beside: bool) -> Iterator[dict[str, Any]]:
+def measure(model: str, precision: str, kinds: Sequence[str], rounds: int) -> Iterator[dict[str, Any]]:
     """Yield what loading takes, and then each kind of input with it: seconds, and the most anonymous memory in GiB."""
     folder = make_folder(MODELS[model], PYTHON, CACHE)
     memory = Memory()
@@ -96,11 +91,8 @@ def measure(model: str, precision: str, kinds: Sequence[str], rounds: int, besid
     yield found
     for kind in kinds:
         memory.peak_bytes = 0
-        alone = [timed(engine, [item(kind, seed)]) for seed in range(rounds)]
+        alone = [timed(engine, item(kind, seed)) for seed in range(rounds)]
         found["inputs"][kind] = {"tokens": item(kind, 0).tokens, "alone_s": min(alone)}
-        if beside:
-            took_s = timed(engine, [item(kind, seed) for seed in range(engine.streams)])
-            found["inputs"][kind]["side_by_side_s"] = took_s / engine.streams
         found["inputs"][kind]["peak_gib"] = memory.peak_bytes / GIB
         print(model, precision, kind, found["inputs"][kind], flush=True)
         yield found
@@ -124,9 +116,8 @@ def page(measured: dict[str, Any]) -> str:
         f"Made by `benchmarks/pictures.py` on {measured['date']}. Machine: {'; '.join(measured['machine'].values())}.",
         "",
         "Random weights of the true layout. Memory is what the process holds that no file backs (anonymous pages, "
-        "sampled every 20 ms): it cannot be given up, while the pages of the mapped weights can. The engine runs one "
-        "stream a core: an item alone keeps one core busy, side by side all of them; then the time is that of the "
-        "whole divided by the items. Best of the rounds.",
+        "sampled every 20 ms): it cannot be given up, while the pages of the mapped weights can. An item alone has all "
+        "of up to four cores (decision 57). Best of the rounds.",
         "",
     ]
     for name, found in measured["results"].items():
@@ -136,8 +127,8 @@ def page(measured: dict[str, Any]) -> str:
             f"Loaded in {found['load_s']:.0f} s, holds {found['loaded_gib']:.1f} GiB, "
             f"at most {found['load_peak_gib']:.1f} GiB while loading.",
             "",
-            "| input | tokens | alone, s | side by side, s each | most memory, GiB |",
-            "|---|---:|---:|---:|---:|",
+            "| input | tokens | alone, s | most memory, GiB |",
+            "|---|---:|---:|---:|",
         ]
         lines += [_row(kind, row) for kind, row in found["inputs"].items()]
         lines.append("")
@@ -145,8 +136,7 @@ def page(measured: dict[str, Any]) -> str:
 
 
 def _row(kind: str, row: dict[str, float]) -> str:
-    beside = f"{row['side_by_side_s']:.2f}" if "side_by_side_s" in row else ""
-    return f"| {kind} | {row['tokens']} | {row['alone_s']:.2f} | {beside} | {row['peak_gib']:.1f} |"
+    return f"| {kind} | {row['tokens']} | {row['alone_s']:.2f} | {row['peak_gib']:.1f} |"
 
 
 def main() -> None:
@@ -156,10 +146,9 @@ def main() -> None:
     parser.add_argument("--precision", choices=("f32", "bf16", "int8"), default="bf16")
     parser.add_argument("--inputs", nargs="+", choices=INPUTS, default=["text", "640x480"])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--alone", action="store_true", help="leave out what several take side by side")
     options = parser.parse_args()
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    for found in measure(options.model, options.precision, options.inputs, options.rounds, not options.alone):
+    for found in measure(options.model, options.precision, options.inputs, options.rounds):
         measured = joined(before, options.model, options.precision, found)
         RESULTS.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         RESULTS.with_suffix(".md").write_text(page(measured), encoding="utf-8")

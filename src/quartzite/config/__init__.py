@@ -106,7 +106,13 @@ class EngineSettings(Section, frozen=True, kw_only=True):
             "what meets int8 weights to int8, which is the fastest where the processor has VNNI."
         ),
     ] = "auto"
-    streams: Annotated[Natural, Meta(description="Micro-batches computed side by side; 0 chooses one per core.")] = 0
+    streams: Annotated[
+        Natural,
+        Meta(
+            description="Micro-batches computed side by side; 0 chooses one per core, for models of more than a "
+            "billion weights one per four cores."
+        ),
+    ] = 0
     threads: Annotated[Natural, Meta(description="Processor threads of all streams together; 0 takes all cores.")] = 0
     micro_batch_tokens: Annotated[
         Natural, Meta(description="Most tokens packed into one micro-batch; 0 chooses by the model's size.")

@@ -32,6 +32,9 @@ SMALL_MODEL_PARAMETERS = 50_000_000
 """Up to this many weights in products a model gets one graph per bucket: a shape change would cost it 1 ms a run."""
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
+SPREAD_PARAMETERS = 1_000_000_000
+"""Above this an item takes seconds, and products are so large that several threads share one at no loss."""
+THREADS_OF_A_SPREAD_STREAM = 4
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
 Build = Callable[[int | None, int], ov.Model]
@@ -143,7 +146,7 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     tensors are not those of the architecture, ModelRefused when OpenVINO refuses the device or the graph.
     """
     arithmetic = choose(settings.precision, processor_flags())
-    streams, threads = parallelism(settings)
+    streams, threads = parallelism(settings, product_parameters(card.shape))
     tensors = model_tensors(card)
     if arithmetic.storage == "int8":
         tensors = _with_int8(card, tensors, cache, arithmetic)
@@ -231,10 +234,14 @@ def vision_tower(
     return VisionTower(card.shape.vision, qwen3_vl.tower(tensors, qwen3_vl.VISION), compile_)
 
 
-def parallelism(settings: EngineSettings) -> tuple[int, int]:
-    """Return streams and threads: a stream of one thread on each core unless the settings say otherwise."""
+def parallelism(settings: EngineSettings, parameters: int = 0) -> tuple[int, int]:
+    """Return streams and threads for a model with so many weights in products, unless the settings say otherwise.
+
+    A stream of one thread on each core; for a large model one on each few cores, so that an item alone has them all.
+    """
     threads = settings.threads or len(os.sched_getaffinity(0))
-    return settings.streams or threads, threads
+    threads_of_a_stream = THREADS_OF_A_SPREAD_STREAM if parameters > SPREAD_PARAMETERS else 1
+    return settings.streams or -(-threads // threads_of_a_stream), threads
 
 
 def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchShape:
