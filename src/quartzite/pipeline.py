@@ -93,7 +93,7 @@ class Pipeline:
                     await self._gate.count(permit, request)
                     check_contents(request, model.card, (other.card for other in self.models.values()))
                     check_dimensions(request.dimensions, model.card)
-                    model.batcher.check()
+                    model.batcher.check(deadline)
                     with self._pictures.held(request.items):
                         encoded, timings = await self._prepare(model.tokeniser, request)
                         tokens = sum(item.tokens for item in encoded)

@@ -1,12 +1,15 @@
 """Faults around the engine: bugs of our own, time running out, no room, the end of the service."""
 
 import asyncio
+import gc
+import json
 import logging
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 
 import httpx
 import pytest
@@ -134,6 +137,43 @@ async def test_with_a_full_room_no_request_is_tokenised(monkeypatch: pytest.Monk
         assert (await client.post("/v1/embeddings", json=_body())).status_code == 503
         service.engine.release()
         assert {(await task).status_code for task in [computed, *waiting]} == {200, 503}
+
+
+async def test_a_request_that_ended_leaves_no_garbage() -> None:
+    """Answered or refused, all of it goes at once: what waits for the collector makes overload worse."""
+    bodies = {200: _body(), 400: {"model": "unknown", "input": "x"}}
+    async with fake_service() as service:
+        for status, body in bodies.items():
+            await _ended(service, body)
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(5):
+                    assert await _ended(service, body) == status
+                assert gc.collect() == 0
+            finally:
+                gc.enable()
+
+
+async def _ended(service: FakeService, body: dict[str, object]) -> int:
+    """Have the application answer one request as a server calls it, with nothing around it that leaves garbage."""
+    told: list[Any] = []
+    content = json.dumps(body).encode()
+    gone: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    coming = iter([{"type": "http.request", "body": content, "more_body": False}])
+
+    async def receive() -> Any:
+        return next(coming, None) or await gone
+
+    async def send(message: Any) -> None:
+        told.append(message.get("status"))
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
+    scope = {"type": "http", "method": "POST", "path": "/v1/embeddings", "query_string": b"", "headers": headers}
+    await service.app(scope, receive, send)
+    gone.cancel()
+    await asyncio.sleep(0)
+    return int(told[0])
 
 
 class _Hanging(OpenGate):

@@ -62,6 +62,46 @@ async def test_items_in_the_engine_take_no_room() -> None:
     waiting.admit(items(100), deadline=1)
 
 
+async def _working(max_wait_ms: int) -> WaitingRoom:
+    """Return a room with 900 tokens in it, whose engine has been seen to do 100 tokens a second."""
+    limits = QueueSettings(max_wait_ms=max_wait_ms)
+    waiting = WaitingRoom(SHAPE, limits, asyncio.get_running_loop().time)
+    waiting.admit(items(*[100] * 10), deadline=1000)
+    for _ in range(2):
+        waiting.came_out(100)
+        await asyncio.sleep(1)
+    waiting.take(1, long=True)
+    return waiting
+
+
+@in_virtual_time
+async def test_who_would_wait_too_long_is_refused_at_once() -> None:
+    """By the speed that was measured; a small request, which goes before the large one, need not wait and comes in."""
+    waiting = await _working(max_wait_ms=2000)
+    waiting.admit(items(10), deadline=1000)
+    with pytest.raises(Overloaded):
+        waiting.admit(items(*[100] * 20), deadline=1000)
+    (await _working(max_wait_ms=20_000)).admit(items(*[100] * 20), deadline=1000)
+
+
+@in_virtual_time
+async def test_who_has_less_time_than_it_takes_is_refused_at_once() -> None:
+    """A deadline that would be missed costs nothing: what comes before the request and its own work are counted."""
+    waiting = await _working(max_wait_ms=60_000)
+    with pytest.raises(Overloaded):
+        waiting.admit(items(*[100] * 20), deadline=now() + 25)
+    waiting.admit(items(*[100] * 20), deadline=now() + 30)
+
+
+@in_virtual_time
+async def test_an_empty_room_refuses_nobody_for_being_slow() -> None:
+    """A request that needs longer than the longest wait still comes in when it need not wait."""
+    waiting = await _working(max_wait_ms=1)
+    while waiting.take(1, long=True):
+        pass
+    waiting.admit(items(*[100] * 100), deadline=1000)
+
+
 @in_virtual_time
 async def test_a_request_ends_at_its_deadline_though_nothing_is_scheduled() -> None:
     """The timer alone ends it, and its items are gone."""

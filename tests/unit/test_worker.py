@@ -109,7 +109,7 @@ async def test_queue_and_engine_time_add_up_to_the_whole() -> None:
 async def test_a_query_does_not_starve_behind_large_requests() -> None:
     """32 x 512 tokens without pause on two streams: a query waits for one running micro-batch at most, then runs."""
     engine = TimedEngine(streams=2, shape=WHOLE_CHUNKS)
-    batcher = await started(engine, QueueSettings(max_tokens=10**6))
+    batcher = await started(engine, QueueSettings(max_tokens=10**6, max_wait_ms=60_000))
     ended = []
 
     async def bulk() -> None:

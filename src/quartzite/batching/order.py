@@ -1,7 +1,7 @@
 """Whose turn it is: the requests of one key, and the order in which they are served. Pure; knows nothing of packing."""
 
 from bisect import bisect_left, insort
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
@@ -18,10 +18,10 @@ class Backlog(Generic[R]):
     """The items of one request that still wait, in ascending size.
 
     `number` counts requests in the order they came; `tokens` is the sum of `items`; `listed` is what `tokens` was when
-    the share last put the request in its place.
+    the share last put the request in its place, which is that of its `size`.
     """
 
-    __slots__ = ("items", "listed", "number", "request", "share", "tokens")
+    __slots__ = ("items", "listed", "number", "request", "share", "size", "tokens")
 
     def __init__(self, request: R, number: int, items: list[Item], share: "Share[R]") -> None:
         self.request = request
@@ -29,6 +29,7 @@ class Backlog(Generic[R]):
         self.items = sorted(items) if len(items) > 1 else items
         self.tokens = self.listed = sum([tokens for tokens, _ in items])
         self.share = share
+        self.size = 0
 
     def take(self, room: int) -> Item | None:
         """Remove and return the largest item of at most `room` tokens; None when there is none."""
@@ -48,18 +49,22 @@ class Backlog(Generic[R]):
 class Share(Generic[R]):
     """The waiting requests of one key, and how many tokens the key has been given.
 
-    The request with the fewest tokens left comes first, so that a query never stands behind a large request, and of
-    several large ones each ends as early as it can instead of all ending late together. Small requests could keep a
-    large one waiting for ever, so one token in `ELDEST` goes in order of age: what the eldest miss is counted as a
-    debt, and once that is three micro-batches the next one is filled by age.
+    Requests of the smallest size come first: by the tokens they have left, of up to a quarter of a micro-batch, up to a
+    half, one, two and so on, and those of the same size in the order they came. So a query never stands behind a large
+    request, of several large ones each ends as early as it can instead of all ending late together, and under overload
+    queries of some tokens more do not wait for ever behind those of some less. Small requests could keep a large one
+    waiting for ever, so one token in `ELDEST` goes in order of age: what the eldest miss is counted as a debt, and once
+    that is three micro-batches the next one is filled by age.
     """
 
     def __init__(self, micro_batch_tokens: int) -> None:
         self.given = 0
+        self._smallest = max(1, micro_batch_tokens // 4)
         self._due = (ELDEST - 1) * micro_batch_tokens
         self._debt = 0
         self._by_age: OrderedDict[int, Backlog[R]] = OrderedDict()
         self._by_size: list[tuple[int, int, Backlog[R]]] = []
+        self._waiting: Counter[int] = Counter()  # tokens by the size of their requests
 
     def __len__(self) -> int:
         return len(self._by_size)
@@ -67,12 +72,17 @@ class Share(Generic[R]):
     def add(self, backlog: Backlog[R]) -> None:
         """Put a request that has just come in its place."""
         self._by_age[backlog.number] = backlog
-        insort(self._by_size, (backlog.listed, backlog.number, backlog))
+        self._list(backlog)
 
     def remove(self, backlog: Backlog[R]) -> None:
         """Forget a request of which nothing waits any more."""
         del self._by_age[backlog.number]
         self._unlist(backlog)
+
+    def before(self, tokens: int) -> int:
+        """Return how many tokens would be served before a request of so many `tokens` that came now."""
+        size = self._size(tokens)
+        return sum([waiting for other, waiting in self._waiting.items() if other <= size])
 
     def turns(self) -> Iterator[Backlog[R]]:
         """Yield the requests in the order in which the next micro-batch is to be filled from them."""
@@ -93,7 +103,7 @@ class Share(Generic[R]):
             if backlog.items:
                 self._unlist(backlog)
                 backlog.listed = backlog.tokens
-                insort(self._by_size, (backlog.listed, backlog.number, backlog))
+                self._list(backlog)
             else:
                 self.remove(backlog)
         return given
@@ -107,5 +117,14 @@ class Share(Generic[R]):
                 break
         return tokens
 
+    def _list(self, backlog: Backlog[R]) -> None:
+        backlog.size = self._size(backlog.listed)
+        self._waiting[backlog.size] += backlog.listed
+        insort(self._by_size, (backlog.size, backlog.number, backlog))
+
     def _unlist(self, backlog: Backlog[R]) -> None:
-        del self._by_size[bisect_left(self._by_size, (backlog.listed, backlog.number))]
+        self._waiting[backlog.size] -= backlog.listed
+        del self._by_size[bisect_left(self._by_size, (backlog.size, backlog.number))]
+
+    def _size(self, tokens: int) -> int:
+        return ((tokens - 1) // self._smallest).bit_length()

@@ -6,9 +6,10 @@ What it promises, with S the budget of a micro-batch and L = max(S, the longest 
   is empty while an item waits that may run, and no item is given out twice.
 - Keys are equal: of two that have work waiting all along, neither is given more in turns of its own than the other is
   given in all and 2 L tokens.
-- Within a key the request with the fewest tokens left comes first, and one token in four goes to the eldest: a request
-  of W tokens that finds Q tokens waiting before it has left the room by the time its key has been given
-  4 (Q + W) + 5 L tokens more, whatever comes after it.
+- Within a key small requests come before large ones, and old ones before new ones of the same size (up to a quarter of
+  a micro-batch left, up to a half, one, two, ...), and one token in four goes to the eldest: a request of W tokens that
+  finds Q tokens waiting before it has left the room by the time its key has been given 4 (Q + W) + 5 L tokens more,
+  whatever comes after it.
 - A micro-batch costs the smallest bucket that holds it. Items go where they make all that waits cheapest, so 130 tokens
   become 128 and 16 and not 256, and a query does not ride in a long row that is half empty.
 - Work of less than a micro-batch per idle stream is split evenly over the streams.
@@ -98,6 +99,16 @@ class Policy(Generic[R]):
         self._backlogs[request] = backlog = Backlog(request, next(self._numbers), items, share)
         self.tokens += backlog.tokens
         share.add(backlog)
+
+    def before(self, tokens: int, key: Hashable = None) -> int:
+        """Return how many tokens would be served before a request of so many `tokens` and that `key` that came now.
+
+        Other keys are taken to have as much served in the meantime, where they have as much.
+        """
+        share = self._shares.get(key)
+        own = share.before(tokens) if share else 0
+        others = [other.before(self.tokens) for other in self._shares.values() if other is not share]
+        return own + sum([min(waiting, own + tokens) for waiting in others])
 
     def leave(self, request: R) -> None:
         """Drop what still waits of `request`, if anything does."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
+from quartzite.batching.pace import Pace
 from quartzite.batching.policy import Policy
 from quartzite.config import QueueSettings
 from quartzite.domain import Encoded, Vectors
@@ -87,6 +88,7 @@ class WaitingRoom:
         self._limits = limits
         self._clock = clock
         self._policy: Policy[Ticket] = Policy(shape)
+        self._pace = Pace()
         self._timers: dict[Ticket, asyncio.TimerHandle] = {}
 
     @property
@@ -107,24 +109,30 @@ class WaitingRoom:
     def admit(self, items: Sequence[Encoded], deadline: float, key: Hashable = None) -> Ticket:
         """Let a request wait, with all of its items or none; call `leave` once it has ended, or to give it up.
 
-        Raises Overloaded when it would be over the bounds, except in an empty room: no request is too large for ever.
-        Raises DeadlineExceeded when `deadline` has passed already.
+        Raises Overloaded as `check` does, DeadlineExceeded when `deadline` has passed already.
         """
         now = self._clock()
         if deadline <= now:
             raise DeadlineExceeded(0)
         sizes = [item.tokens for item in items]
-        self.check(sum(sizes))
+        self.check(deadline, sum(sizes), key)
         loop = asyncio.get_running_loop()
         ticket = Ticket(items, now, deadline, loop.create_future())
         self._policy.join(ticket, sizes, key)
         self._timers[ticket] = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
 
-    def check(self, tokens: int = 1) -> None:
-        """Raise Overloaded when a request of so many `tokens` would be over the bounds now."""
-        if self._policy and not self._has_room(tokens):
+    def check(self, deadline: float, tokens: int = 1, key: Hashable = None) -> None:
+        """Raise Overloaded when a request of so many `tokens` would be over the bounds now, or would wait too long.
+
+        Where nothing waits before it, no request is refused: none is too large for ever.
+        """
+        if self._policy and not (self._has_room(tokens) and self._is_in_time(deadline, tokens, key)):
             raise Overloaded
+
+    def came_out(self, tokens: int) -> None:
+        """Note that a micro-batch of so many `tokens` has come out of the engine: by that waits are foreseen."""
+        self._pace.came_out(tokens, self._clock(), bool(self._policy))
 
     def take(self, idle: int, long: bool) -> Picks:
         """Give out the next micro-batch, without what has expired; empty only if nothing that may run waits."""
@@ -155,6 +163,14 @@ class WaitingRoom:
     def _has_room(self, tokens: int) -> bool:
         limits = self._limits
         return self.tokens + tokens <= limits.max_tokens and self.requests < limits.max_requests
+
+    def _is_in_time(self, deadline: float, tokens: int, key: Hashable) -> bool:
+        before = self._policy.before(tokens, key)
+        if not before:
+            return True
+        wait_s = before / self._pace.tokens_per_s
+        work_s = tokens / self._pace.tokens_per_s
+        return wait_s <= self._limits.max_wait_ms / 1000 and self._clock() + wait_s + work_s <= deadline
 
     def _expire(self, ticket: Ticket) -> None:
         self.fail(ticket, DeadlineExceeded(round(ticket.deadline - ticket.joined, 3)))

@@ -5,6 +5,7 @@ Knows neither whose turn it is nor how items are packed: the waiting room gives 
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class Flight:
     """One micro-batch in the engine; `long` is that of a lone item over the budget, `started` a moment of the clock."""
 
     picks: Picks
+    tokens: int
     started: float
     long: bool
 
@@ -130,13 +132,13 @@ class Batcher:
             await self._clear_engine()
             await self._engine.close()
 
-    def check(self) -> None:
+    def check(self, deadline: float = math.inf) -> None:
         """Raise what any request would be refused with now, before work is done for it: EngineFault or Overloaded."""
         if self._broken:
             raise EngineFault
         if not self._accepting:
             raise Overloaded
-        self._room.check()
+        self._room.check(deadline)
 
     async def embed(self, items: Sequence[Encoded], deadline: float, key: Hashable = None) -> Ran:
         """Return the vectors of `items`; `deadline` is a moment of the clock, and keys have equal shares of the engine.
@@ -144,7 +146,7 @@ class Batcher:
         Cancelling drops what has not begun. Raises Overloaded when there is no room, DeadlineExceeded at the deadline,
         EngineFault when the engine fails on a micro-batch with one of the items or returns no embedding for it.
         """
-        self.check()
+        self.check(deadline)
         if not items:
             return Ran(np.empty((0, self._engine.dimensions), dtype=np.float32), 0.0, 0.0)
         ticket = self._room.admit(items, deadline, key)
@@ -183,8 +185,9 @@ class Batcher:
         now = self._clock()
         for ticket, _ in picks:
             ticket.enter(now)
+        tokens = sum([item.tokens for item in batch])
         task = asyncio.get_running_loop().create_task(self._engine.embed(batch))
-        self._flights[task] = Flight(picks, now, batch[0].tokens > self._engine.shape.tokens)
+        self._flights[task] = Flight(picks, tokens, now, tokens > self._engine.shape.tokens)
         task.add_done_callback(self._land)
 
     def _land(self, task: asyncio.Task[Vectors]) -> None:
@@ -196,6 +199,8 @@ class Batcher:
                 ticket.come_out(now)
             vectors, sound = self._result(task, flight.picks)
             self._judge(sound)
+            if vectors is not None:
+                self._room.came_out(flight.tokens)
             self._fill_streams()
             if vectors is not None:
                 for vector, (ticket, index) in zip(vectors, flight.picks, strict=True):
@@ -248,9 +253,8 @@ class Batcher:
     def _tell(self, flight: Flight, now: float, sound: int) -> None:
         if self._observer:
             items = len(flight.picks)
-            tokens = sum([ticket.items[index].tokens for ticket, index in flight.picks])
-            padding = self._costs.of(tokens) - tokens
-            self._observer.ran(MicroBatchRun(items, tokens, padding, now - flight.started, sound < items))
+            padding = self._costs.of(flight.tokens) - flight.tokens
+            self._observer.ran(MicroBatchRun(items, flight.tokens, padding, now - flight.started, sound < items))
 
     def _break_down(self, error: Exception) -> None:
         logger.critical("scheduling failed; this model answers no requests until it is restarted", exc_info=error)

@@ -135,10 +135,21 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     importing = create_task(to_thread(_import_web))
     async with running(settings, guarded=True) as service:
         await importing
-        gc.enable()
+        _look_for_garbage_seldom()
         server = _server(service, settings.server, web_app(service, settings), listener)
         with _port_failures(settings.server):
             await server.serve([listener])
+
+
+def _look_for_garbage_seldom() -> None:
+    """Have the collector pass over all that the start has made, and come once for hundreds of requests.
+
+    Requests leave no garbage in cycles; by the standard thresholds, all that waits under overload is looked through
+    again and again, which took more of the event loop than the requests themselves.
+    """
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 def _import_web() -> None:

@@ -190,6 +190,13 @@ class QueueSettings(Section, frozen=True, kw_only=True):
 
     max_tokens: Annotated[Positive, Meta(description="Most tokens waiting.")] = 500_000
     max_requests: Annotated[Positive, Meta(description="Most requests waiting.")] = 2_000
+    max_wait_ms: Annotated[
+        Positive,
+        Meta(
+            description="Longest wait that a request may have before it, in milliseconds, by how fast the engine has "
+            "worked lately; a request with less time than it needs is refused as well."
+        ),
+    ] = 30_000
 
 
 class AccessSettings(Section, frozen=True, kw_only=True):

@@ -97,6 +97,7 @@ class _Visit:
         else:
             w3c = w3c_trace_id(headers.get(b"traceparent", b""))
         self._log(seconds, w3c)
+        self.trace.failure = None  # its traceback holds what holds it: all of the request, until garbage is looked for
 
     def _ending(self, route: str, ended_s: float) -> Ending:
         failure = type(self.trace.failure).__name__ if self.trace.failure else None
