@@ -66,6 +66,7 @@ async def fake_service(
     spans: "Spans | None" = None,
     cors_origins: Sequence[str] = (),
     pictures: Pictures | None = None,
+    seeing_tokens: int = 512,
 ) -> AsyncIterator[FakeService]:
     """Run a service on `engine` for the length of the `async with`; with `pictures`, a model that takes images too."""
     engine = engine or FakeEngine()
@@ -74,7 +75,7 @@ async def fake_service(
     tokeniser = Tokeniser(WORDPIECE, MAX_TOKENS, VOCABULARY)
     models = {card.name: ServedModel(card, tokeniser, batcher) for card in _cards(engine.dimensions)}
     if pictures:
-        models[SEEING] = _seeing(engine.dimensions, batcher)
+        models[SEEING] = _seeing(seeing_card(SEEING, engine.dimensions, seeing_tokens), batcher)
     for name in models:
         metrics.add_model(name, load_s=0.5)
     pictures = pictures or Pictures(ImageSettings())
@@ -137,8 +138,7 @@ class RequestLog(logging.Handler):
         return await self._lines.get()
 
 
-def _seeing(dimensions: int, batcher: Batcher) -> ServedModel:
-    card = seeing_card(SEEING, dimensions)
+def _seeing(card: ModelCard, batcher: Batcher) -> ServedModel:
     return ServedModel(card, Tokeniser(CHAT, card.max_tokens, card.shape.vocabulary, IMAGE_TOKEN), batcher)
 
 

@@ -1,11 +1,15 @@
 """The locks hold what pyproject.toml asks for, and nothing that was left out on purpose."""
 
+import ast
 import json
 import re
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENTS = ROOT / "requirements"
@@ -40,6 +44,30 @@ def test_the_development_lock_extends_the_serving_lock() -> None:
     """What is tested is what is served with: the same versions, and more."""
     serving, development = pins("serve.txt"), pins("dev.txt")
     assert serving.items() < development.items()
+
+
+def test_what_tests_import_is_declared() -> None:
+    """No test stands on a package that is there only because another one happens to bring it."""
+    told = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    texts = [*told["project"]["dependencies"], *told["dependency-groups"]["dev"]]
+    declared = {canonicalize_name(Requirement(text).name) for text in texts}
+    brought_by = packages_distributions()
+    missing = {
+        module
+        for file in (ROOT / "tests").rglob("*.py")
+        if "clients" not in file.parts and "node_modules" not in file.parts
+        for module in _imported(file)
+        if module in brought_by and not declared & {canonicalize_name(name) for name in brought_by[module]}
+    }
+    assert missing - {"quartzite"} == set()
+
+
+def _imported(file: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
 
 
 def test_clients_are_tested_against_what_is_served_with() -> None:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from datetime import date
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,15 @@ from starlette.routing import Route
 
 from admin_service import admin_service, admin_settings
 from quartzite.config import ModelSettings, RequestSettings
+from quartzite.domain import Withdrawal
 from quartzite.errors import WIRE
 from quartzite.web.admin_bodies import AccountChanges, NewAccount, NewKey, Nothing, Rotation
 from quartzite.web.examples import EXAMPLES
 from quartzite.web.failures import render
+from quartzite.web.limits import LIMIT_HEADERS
 from quartzite.web.openapi import NOT_WHEN_EMBEDDING, openapi
 from quartzite.web.schemas import EmbeddingsBody
+from quartzite.web.withdrawal import withdrawal_headers
 from serving import CLASSIC, CUTTABLE, FakeService, fake_service
 
 LAW = Path(__file__).parents[1] / "fixtures" / "api" / "siliconflow-embeddings.yaml"
@@ -127,6 +131,18 @@ def test_every_failure_is_described(document: Any) -> None:
         "422",
         "499",
     }  # of others
+
+
+def test_every_header_of_an_embedding_is_described(document: Any) -> None:
+    """What tells of limits and of a model's end is described at each status, in words and in form."""
+    told = Withdrawal(date(2026, 12, 1), date(2027, 3, 1), "https://example.org/")
+    withdrawn = {name.decode(): value.decode() for name, value in withdrawal_headers(told)}
+    for response in operation(document)["responses"].values():
+        described = {name.lower(): header for name, header in response["headers"].items()}
+        assert {*withdrawn, *LIMIT_HEADERS, "x-siliconcloud-trace-id"} <= set(described)
+    for name, value in withdrawn.items():
+        assert validator(document, {"$ref": f"{described[name]['$ref']}/schema"}).is_valid(value)
+        assert not validator(document, {"$ref": f"{described[name]['$ref']}/schema"}).is_valid(0)
 
 
 def test_every_reference_leads_somewhere(document: Any) -> None:

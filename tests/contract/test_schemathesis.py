@@ -7,6 +7,7 @@ adapted below, each time with the reason.
 """
 
 import asyncio
+import base64
 import json
 import os
 import sys
@@ -22,7 +23,10 @@ from quartzite.admission.authenticate import Authenticator, Principal
 from quartzite.admission.gate import KeyedGate
 from quartzite.admission.limits import Limits
 from quartzite.admission.windows import LocalWindows
-from serving import CUTTABLE, MAX_TOKENS, VOCABULARY, fake_service, listening
+from quartzite.config import ImageSettings
+from quartzite.preprocess.pictures import Pictures
+from seeing import data_uri, png
+from serving import CUTTABLE, MAX_TOKENS, SEEING, VOCABULARY, fake_service, listening
 
 HERE = Path(__file__).parent
 LAW = HERE.parent / "fixtures" / "api" / "siliconflow-embeddings.yaml"
@@ -32,11 +36,15 @@ MOST_IDS = MAX_TOKENS - 2
 CASES = 15  # random ones per operation; the edges come on top
 
 
+def keyed_gate() -> KeyedGate:
+    """Return a gate that knows KEY, and no limits."""
+    return KeyedGate(Authenticator([KEY], Principal(), None), Limits([], LocalWindows(lambda: 0.0)), {}, None, None)
+
+
 @pytest.fixture
 async def address() -> AsyncIterator[httpx.URL]:
     """A server of the fake engine that asks for a key, as the API document has it."""
-    gate = KeyedGate(Authenticator([KEY], Principal(), None), Limits([], LocalWindows(lambda: 0.0)), {}, None, None)
-    async with fake_service(gate=gate) as service, listening(service.app, timeout_graceful_shutdown=1) as url:
+    async with fake_service(gate=keyed_gate()) as service, listening(service.app, timeout_graceful_shutdown=1) as url:
         yield url
 
 
@@ -69,6 +77,31 @@ def our_document() -> Any:
     del fields["instruction"], schemas["EmbeddingTextContent"]["properties"]["instruction"]
     schemas["TokenArray"] |= {"maxItems": MOST_IDS, "items": IDS, "example": [5, 6, 7]}
     document["security"] = [{"bearerAuth": []}]  # optional in the document, for a service may be open; this one is not
+    return document
+
+
+def document_with_images() -> Any:
+    """Return our own document, adapted to a model that takes images.
+
+    - Images are those of this test: not every text that fits the document is one, and fetching is off.
+    - The model's prompt is made of texts: token arrays are refused by name.
+    """
+    from quartzite.config import RequestSettings
+    from quartzite.web.openapi import openapi
+
+    document = openapi(RequestSettings(token_arrays="reject"), [SEEING])
+    schemas = document["components"]["schemas"]
+    schemas["EmbeddingsRequest"]["properties"] |= {
+        "model": {"type": "string", "enum": [SEEING]},
+        "dimensions": {"type": "integer", "nullable": True, "minimum": 2, "maximum": 8},
+    }
+    file = png(8, 8)
+    schemas["EmbeddingImageContent"]["properties"]["image"] |= {
+        "enum": [data_uri(file), base64.b64encode(file).decode()],
+        "example": data_uri(file),
+    }
+    document["security"] = [{"bearerAuth": []}]
+    document["paths"] = {"/v1/embeddings": document["paths"]["/v1/embeddings"]}  # the others have been seen
     return document
 
 
@@ -134,6 +167,19 @@ async def complaints(document: Any, base: httpx.URL, folder: Path) -> str:
 async def test_our_own_document_is_kept(address: httpx.URL, tmp_path: Path) -> None:
     """Whatever a program makes of our document, the server does what the document says."""
     if said := await complaints(our_document(), address, tmp_path):
+        pytest.fail(said)
+
+
+async def test_our_own_document_is_kept_with_images(tmp_path: Path) -> None:
+    """The same with a model that takes images, texts, both in one object, and instructions."""
+    pictures = Pictures(ImageSettings(fetch=False))
+    async with (
+        fake_service(gate=keyed_gate(), pictures=pictures, seeing_tokens=5000) as service,
+        listening(service.app, timeout_graceful_shutdown=1) as url,
+    ):
+        said = await complaints(document_with_images(), url, tmp_path)
+    await pictures.close()
+    if said:
         pytest.fail(said)
 
 

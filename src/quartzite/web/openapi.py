@@ -1,7 +1,7 @@
 """The OpenAPI document of the service: paths and fields from `openapi.json`, failures and limits from the code."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -41,6 +41,9 @@ ANYWHERE: tuple[type[RequestFailure], ...] = (InvalidParameter, NotArrived, Head
 """What any request may fail with, were it only for the bytes in which it came."""
 OF_ADMIN = (InvalidAdminToken, NoSuchRecord, Conflict, ModelNotLoaded)
 NOT_WHEN_EMBEDDING = (MethodRefused, ClientGone, *OF_ADMIN)
+_OF_EMBEDDINGS = {name: name.rpartition("-")[0] for name in LIMIT_HEADERS} | {
+    name: name for name in ("Deprecation", "Sunset", "Link")
+}
 _SCHEMAS = {"object": "Failure", "object without code": "FailureWithoutCode", "string": "FailureText"}
 
 
@@ -61,7 +64,7 @@ def openapi(settings: RequestSettings, models: Iterable[str], admin: bool = Fals
         for operation in operations.values():
             responses = _responses(_failures(path)) | operation["responses"]
             operation["responses"] = dict(sorted(responses.items()))
-            _add_headers(operation["responses"], limited=path == "/v1/embeddings")
+            _add_headers(operation["responses"], _OF_EMBEDDINGS if path == "/v1/embeddings" else {})
     return document
 
 
@@ -113,16 +116,15 @@ def _sentence(failure: RequestFailure) -> str:
     return " ".join((type(failure).__doc__ or "").split("\n\n")[0].split())
 
 
-def _add_headers(responses: Json, limited: bool) -> None:
+def _add_headers(responses: Json, more: Mapping[str, str]) -> None:
+    """Say which headers `responses` have: those of every answer, and `more` by the names of their descriptions."""
     for status, response in responses.items():
         names = [TRACE_ID]
         if status == "401":
             names.append("WWW-Authenticate")
         if status in {"429", "503"}:
             names.append("Retry-After")
-        response["headers"] = {name: _header(name) for name in names}
-        if limited:
-            response["headers"] |= {name: _header(name.rpartition("-")[0]) for name in LIMIT_HEADERS}
+        response["headers"] = {name: _header(name) for name in names} | {n: _header(told) for n, told in more.items()}
 
 
 def _header(name: str) -> Json:
