@@ -83,6 +83,8 @@ bench: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## Quartzite beside its peers ove
 	@$(VENV)/bin/python benchmarks/service.py --models bge-large --workloads mixed --rounds 2 --contenders \
 		quartzite vllm $(ARGS)
 	@$(VENV)/bin/python benchmarks/service.py --models bge-m3 --workloads long --rounds 2 $(ARGS)
+	@$(VENV)/bin/python benchmarks/service.py --models qwen3-vl-small --workloads images-640x480 images-1920x1080 \
+		--rounds 2 $(ARGS)
 	@$(VENV_REFERENCE)/bin/python benchmarks/service_report.py
 	@$(MAKE) --no-print-directory bench-load bench-ledger ARGS=
 

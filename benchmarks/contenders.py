@@ -45,6 +45,8 @@ class Contender:
     prepare: Callable[[Site], None] | None = None
     without: frozenset[str] = field(default_factory=frozenset)
     """Names of subjects that it does not run."""
+    sees: bool = False
+    """Whether it takes images as `{"image": ...}` in `input`."""
 
     def is_installed(self, cache: Path) -> bool:
         """Tell whether its environment is there."""
@@ -157,9 +159,9 @@ def _command(arguments: list[object], environment: Mapping[str, str] | None = No
 
 
 CONTENDERS = {
-    "quartzite": Contender(None, quartzite("bf16")),
-    "quartzite-int8": Contender(None, quartzite("int8")),
-    "quartzite-int8-dynamic": Contender(None, quartzite("int8-dynamic")),
+    "quartzite": Contender(None, quartzite("bf16"), sees=True),
+    "quartzite-int8": Contender(None, quartzite("int8"), sees=True),
+    "quartzite-int8-dynamic": Contender(None, quartzite("int8-dynamic"), sees=True),
     "vllm": Contender("vllm", vllm),
     "infinity": Contender("infinity", infinity("bfloat16")),
     "infinity-f32": Contender("infinity", infinity("float32")),

@@ -158,7 +158,12 @@ def _kept(renewed: list[str]) -> list[dict[str, Any]]:
 def main() -> None:
     """Compare the asked-for models and write the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["minilm", "bge-large", "qwen3-0.6b"])
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        choices=[name for name, subject in SUBJECTS.items() if subject.texts],
+        default=["minilm", "bge-large", "qwen3-0.6b"],
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--python", type=Path, default=PYTHON, help="Quartzite's environment")
     parser.add_argument("--cache", type=Path, default=CACHE)

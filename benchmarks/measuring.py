@@ -25,8 +25,10 @@ class Pace:
 
 SMALL = Pace(query_s=3, chunk_lists=40, chunk_s=4, mixed_s=4, queries_per_s=50)
 LARGE = Pace(query_s=5, chunk_lists=2, chunk_s=60, mixed_s=15, queries_per_s=3)
-PACES = {"minilm": SMALL, "bge-large": LARGE, "bge-m3": LARGE, "qwen3-0.6b": LARGE}
+SEEING = Pace(query_s=5, chunk_lists=1, chunk_s=12, mixed_s=5, queries_per_s=3)
+PACES = {"minilm": SMALL, "bge-large": LARGE, "bge-m3": LARGE, "qwen3-0.6b": LARGE, "qwen3-vl-small": SEEING}
 CHUNK_CLIENTS = 2
+IMAGES = 64
 CYCLED = 4
 """How often the drawn queries may be sent again within a round: a fast server needs more than the corpus has."""
 
@@ -66,6 +68,13 @@ def _long() -> Workload:
         return _closed(server, batches[0], 1, pace.chunk_s)
 
     return Workload(lambda source, _pace: (source.long(1),), put)
+
+
+def _images(width: int, height: int, clients: int) -> Workload:
+    def put(server: Server, batches: tuple[Batch, ...], pace: Pace) -> Figures:
+        return _closed(server, batches[0], clients, pace.chunk_s)
+
+    return Workload(lambda source, _pace: (source.pictures(IMAGES, width, height),), put)
 
 
 def _mixed() -> Workload:
@@ -114,6 +123,8 @@ WORKLOADS = {
     "even": _even(),
     "long": _long(),
     "mixed": _mixed(),
+    "images-640x480": _images(640, 480, 2),
+    "images-1920x1080": _images(1920, 1080, 1),
 }
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import service_report
 from bare import BARE, LIMITED, Limits
 from client import closed, run
-from contenders import CONTENDERS, Site
+from contenders import CONTENDERS, Contender, Site
 from measuring import PACES, WORKLOADS, Figures
 from server import OthersWatch, Server, ServerFailed, free_port
 from service_report import NAMES
@@ -107,7 +107,9 @@ class Bench:
             self.note_failure(name, failure)
             return None
         print(f"  {NAMES[name]}: first vector after {server.start_s:.2f} s", flush=True)
-        facts = {"starts_s": [server.start_s], "cosine": self._cosine(name, vectors)}
+        facts: dict[str, Any] = {"starts_s": [server.start_s]}
+        if not self.site.subject.sees:  # whose vectors of texts no peer has: they know nothing of the prompt
+            facts["cosine"] = self._cosine(name, vectors)
         self.results.add_server(self.model, name, facts)
         server.freeze()
         return server
@@ -233,11 +235,15 @@ def measure(bench: Bench, names: list[str], workloads: list[str], rounds: int) -
 
 def present(names: list[str], model: str, cache: Path) -> list[str]:
     """Return the contenders that run `model` and whose environments are there; tell of those that are not."""
-    able = [name for name in names if name == BARE or model not in CONTENDERS[name].without]
+    able = [name for name in names if name == BARE or _runs(CONTENDERS[name], model)]
     absent = [name for name in able if name != BARE and not CONTENDERS[name].is_installed(cache)]
     if absent:
         print(f"not installed: {', '.join(absent)} (make bench-peers)")
     return [name for name in able if name not in absent]
+
+
+def _runs(contender: Contender, model: str) -> bool:
+    return model not in contender.without and (contender.sees or not SUBJECTS[model].sees)
 
 
 def warm_up(server: Server, batches: tuple[Batch, ...]) -> None:

@@ -51,6 +51,9 @@ COLUMNS = (
     Column("even", "tokens_per_s", "32 x 128, tokens/s", "{:,.0f}"),
     Column("long", "tokens_per_s", "8192 tokens, tokens/s", "{:,.0f}"),
     Column("chunks", "cpu_s_per_million_tokens", "CPU s per million tokens (chunks)", "{:,.0f}", min),
+    Column("images-640x480", "requests_per_s", "640 x 480, images/s", "{:,.2f}"),
+    Column("images-640x480", "tokens_per_s", "640 x 480, image tokens/s", "{:,.0f}"),
+    Column("images-1920x1080", "p50_ms", "1920 x 1080, 1 client, p50 ms", "{:,.0f}", min),
 )
 MIXED = (
     Column("mixed", "alone_p99_ms", "query p99 alone, ms", "{:,.1f}", min),

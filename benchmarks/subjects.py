@@ -12,13 +12,17 @@ PYTHON = ROOT / ".venv" / "bin" / "python"
 
 @dataclass(frozen=True)
 class Subject:
-    """One model: how its folder is made, how many texts a round of the engine's bench embeds, what it can take."""
+    """One model: how its folder is made, how many texts a round of the engine's bench embeds, what it takes."""
 
     name: str
     like: str | None
     tokenizer_of: str | None
     texts: int
     max_tokens: int
+    sizes: tuple[str, ...] = ()
+    """Flags of `make_folder.py` that make it smaller than what it is like."""
+    sees: bool = False
+    """Whether it takes images."""
 
 
 SUBJECTS = {
@@ -26,6 +30,27 @@ SUBJECTS = {
     "bge-large": Subject("bge-large shape (random weights)", "BAAI/bge-large-en-v1.5", "minilm", 64, 512),
     "bge-m3": Subject("bge-m3 shape (random weights)", "BAAI/bge-m3", None, 64, 8192),
     "qwen3-0.6b": Subject("Qwen3-Embedding-0.6B shape (random weights)", "Qwen/Qwen3-Embedding-0.6B", None, 12, 32768),
+    "qwen3-vl-small": Subject(
+        "Qwen3-VL-Embedding, a small shape (random weights)",
+        "Qwen/Qwen3-VL-Embedding-2B",
+        None,
+        0,
+        32768,
+        (
+            *("--layers", "12", "--hidden", "1024", "--intermediate", "3072"),
+            *(
+                "--vision-layers",
+                "12",
+                "--vision-hidden",
+                "768",
+                "--vision-heads",
+                "12",
+                "--vision-intermediate",
+                "3072",
+            ),
+        ),
+        sees=True,
+    ),
 }
 
 
@@ -38,9 +63,17 @@ def make_folder(subject: Subject, python: Path, cache: Path) -> Path:
             f"print(locate(ModelSettings(name=DEFAULT_MODEL), Path({str(cache)!r}), False))"
         )
         return Path(subprocess.run([python, "-c", code], check=True, capture_output=True, text=True).stdout.strip())
-    folder = cache / subject.like.replace("/", "--")
+    folder = cache / (subject.like.replace("/", "--") + ("-small" if subject.sizes else ""))
     if not folder.exists():
-        command = [python, ROOT / "scripts" / "make_folder.py", "--like", subject.like, "--output", folder]
+        command = [
+            python,
+            ROOT / "scripts" / "make_folder.py",
+            "--like",
+            subject.like,
+            "--output",
+            folder,
+            *subject.sizes,
+        ]
         if subject.tokenizer_of:
             shared = make_folder(SUBJECTS[subject.tokenizer_of], python, cache)
             command += ["--tokenizer", shared / "tokenizer.json"]

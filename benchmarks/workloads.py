@@ -3,15 +3,21 @@
 Texts are cut to the model's limit here, since not every server cuts them; so all servers compute the same tokens.
 """
 
+import base64
+import io
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tokenizers import Tokenizer
 
 from client import post
+from quartzite.config import ImageSettings
+from quartzite.preprocess.decode import SIDE, model_size
 from texts import chinese, english
 
 PATH = "/v1/embeddings"
@@ -75,6 +81,7 @@ class Source:
         self._streams = _alternating([_joined(texts) for texts in corpus])
         fewest, most = QUERY_TOKENS
         self._short = ruler.between(self._queries, fewest, most)
+        self._dice = np.random.default_rng(0)
 
     def queries(self, count: int) -> Batch:
         """Return `count` single sentences of 8 to 32 tokens."""
@@ -98,6 +105,20 @@ class Source:
         """Return `count` single texts of 8192 tokens."""
         drawn = [self._full(LONG_TOKENS) for _ in range(count)]
         return Batch([_request(text) for text, _ in drawn], [tokens for _, tokens in drawn])
+
+    def pictures(self, count: int, width: int, height: int) -> Batch:
+        """Return `count` single pictures in JPEG, of which each `width` x `height` becomes as many image tokens."""
+        tokens = _image_tokens(width, height)
+        return Batch([_request({"image": self._picture(width, height)}) for _ in range(count)], [tokens] * count)
+
+    def _picture(self, width: int, height: int) -> str:
+        """Return a picture of soft colours under a little noise, in base64: about as large a file as a photograph's."""
+        coarse = Image.fromarray(self._dice.integers(0, 256, (9, 16, 3), dtype=np.uint8))
+        soft = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC)).astype(np.int16)
+        noise = self._dice.integers(-12, 13, soft.shape, dtype=np.int16)
+        file = io.BytesIO()
+        Image.fromarray((soft + noise).clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=80)
+        return base64.b64encode(file.getvalue()).decode()
 
     def _full(self, tokens: int) -> tuple[str, int]:
         text = ""
@@ -135,7 +156,13 @@ def _in_lists(drawn: Sequence[tuple[str, int]]) -> Batch:
     )
 
 
-def _request(given: str | list[str]) -> bytes:
+def _image_tokens(width: int, height: int) -> int:
+    settings = ImageSettings()
+    columns, rows = model_size(width, height, settings.min_pixels, settings.max_pixels)
+    return columns * rows // SIDE**2
+
+
+def _request(given: str | list[str] | dict[str, str]) -> bytes:
     return post(PATH, {"model": MODEL, "input": given, "encoding_format": "float"})
 
 

@@ -8,7 +8,7 @@ Config = Mapping[str, Any]
 Dtype = Literal["f32", "f16", "bf16"]
 FileFormat = Literal["safetensors", "sharded", "bin"]
 Pooling = Literal["cls", "mean", "max", "last"]
-TokenizerKind = Literal["wordpiece", "unigram", "bytelevel"]
+TokenizerKind = Literal["wordpiece", "unigram", "bytelevel", "chat"]
 Extra = Literal["pooler", "position_ids", "lm_head"]
 
 SIZES = {

@@ -22,7 +22,10 @@ def make_folder(folder: Path, blueprint: Blueprint, tokenizer: Path | None = Non
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_small_files(folder, blueprint)
-    shutil.copyfile(tokenizer or TINY_TOKENIZERS / f"{blueprint.tokenizer}.json", folder / "tokenizer.json")
+    if tokenizer or blueprint.tokenizer != "chat":
+        shutil.copyfile(tokenizer or TINY_TOKENIZERS / f"{blueprint.tokenizer}.json", folder / "tokenizer.json")
+    else:
+        _write_chat_tokenizer(folder / "tokenizer.json", blueprint.config["image_token_id"])
     tensors = stored_tensors(blueprint)
     if blueprint.file_format == "sharded":
         write_shards(folder, tensors, blueprint.shard_bytes)
@@ -58,6 +61,21 @@ def _write_small_files(folder: Path, blueprint: Blueprint) -> None:
     (folder / "1_Pooling").mkdir(exist_ok=True)
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_chat_tokenizer(file: Path, image_token: int) -> None:
+    """Write the tiny tokenizer with so many unused pieces that its image token has the number of the configuration."""
+    tokenizer = json.loads((TINY_TOKENIZERS / "chat.json").read_text(encoding="utf-8"))
+    marks = {mark["content"]: mark for mark in tokenizer["added_tokens"]}
+    missing = max(0, image_token - marks["<|image_pad|>"]["id"])
+    pieces = tokenizer["model"]["vocab"]
+    pieces |= {f"<unused {number}>": number for number in range(len(pieces), len(pieces) + missing)}
+    for mark in marks.values():
+        mark["id"] += missing
+    for step in tokenizer["post_processor"].get("processors", []):
+        for special in step.get("special_tokens", {}).values():
+            special["ids"] = [number + missing for number in special["ids"]]
+    file.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
 
 
 def _modules() -> list[Config]:

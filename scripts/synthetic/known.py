@@ -261,7 +261,7 @@ def _qwen3_vl(text: Config, vision: Config, *, tied: bool, file_format: FileForm
         "vision_end_token_id": 151653,
         "vision_start_token_id": 151652,
     }
-    return replace(qwen3, config=config, prefix="model.", **SEEING_FILES)  # type: ignore[arg-type]
+    return replace(qwen3, config=config, prefix="model.", tokenizer="chat", **SEEING_FILES)  # type: ignore[arg-type]
 
 
 KNOWN: Mapping[str, Blueprint] = {

@@ -1,9 +1,12 @@
 """What the benchmarks send: lengths in tokens are as promised, and rounds differ."""
 
+import base64
+import io
 import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tokenizers import Tokenizer
 
 import workloads
@@ -74,3 +77,14 @@ def test_a_cut_keeps_all_of_the_text(source: workloads.Source) -> None:
     beginning, rest = workloads.Ruler(TOKENIZER, LIMIT).cut(text, 50)
     assert beginning + rest == text
     assert rest
+
+
+def test_pictures_have_the_size_and_tokens_they_say(source: workloads.Source) -> None:
+    """Each request has a picture of its own, as large as promised, and counts the tokens that it becomes."""
+    batch = source.pictures(3, 640, 480)
+    given = [json.loads(request.partition(b"\r\n\r\n")[2])["input"]["image"] for request in batch.requests]
+    files = [base64.b64decode(image) for image in given]
+    assert [Image.open(io.BytesIO(file)).size for file in files] == [(640, 480)] * 3
+    assert len(set(given)) == 3
+    assert batch.tokens == [300] * 3
+    assert source.pictures(1, 1920, 1080).tokens == [1736]

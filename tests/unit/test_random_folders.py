@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import make_folder as command
+from quartzite.domain import ImageItem, Picture
+from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.weights.folder import open_weights
 from synthetic.blueprint import scaled
 from synthetic.drawing import BLOCK, RandomSource, encode
@@ -137,3 +139,15 @@ def test_the_command_makes_what_it_is_asked_for(tmp_path: Path) -> None:
     assert tensors["bert.encoder.layer.1.output.dense.weight"].shape == (32, 48)
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 300
     assert (folder / "tokenizer.json").read_text(encoding="utf-8") == "{}"
+
+
+@pytest.mark.parametrize("vocabulary", [1_214, 2_000, 151_936])
+def test_the_tokenizer_of_a_model_that_sees_has_its_image_token(vocabulary: int, tmp_path: Path) -> None:
+    """A folder can be served: the prompt's tokens are there, and have the numbers that its configuration says."""
+    smaller = scaled(KNOWN["Qwen/Qwen3-VL-Embedding-2B"], SMALL | VISION | {"vocabulary": vocabulary})
+    make_folder(tmp_path, smaller)
+    image_token = smaller.config["image_token_id"]
+    tokeniser = Tokeniser(tmp_path / "tokenizer.json", 512, vocabulary, image_token)
+    (encoded,) = tokeniser.encode([ImageItem("read already")], None, [Picture(np.zeros((64, 64, 3), np.uint8))])
+    assert (encoded.ids == image_token).sum() == 4
+    assert encoded.ids.max() < vocabulary
