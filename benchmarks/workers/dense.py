@@ -28,7 +28,7 @@ def dense_graph(card: ModelCard, tensors: Mapping[str, Tensor]) -> ov.Model:
         inputs = [states, cosine, sine, segments]
         mask = graph.segment_mask(segments, segments, causal=True)
         maker = qwen3.Qwen3Graph(card.shape, tensors, card.pooling)
-        hidden = maker.trunk(states, qwen3.Rotary(cosine, sine), mask, stateful=False)
+        hidden = maker.trunk(states, graph.Rotary(cosine, sine), mask, stateful=False)
     return ov.Model([opset15.gather(hidden, graph.integers(-1), graph.integers(1))], inputs, "dense")
 
 
