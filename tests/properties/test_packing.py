@@ -116,6 +116,15 @@ def test_parts_just_fill_a_bucket_too(request_: list[int], totals: list[int]) ->
     assert [total(account.choose(idle)) for idle in (2, 1, 1)[: len(totals)]] == totals
 
 
+@unhurried
+@given(st.lists(st.integers(1, 32), min_size=20, max_size=32).filter(lambda items: 256 < sum(items) < 512))
+def test_the_last_two_rows_are_about_equal(request: list[int]) -> None:
+    """What fills more than one row and less than two is halved: a full row would end long after what is left."""
+    shape = MicroBatchShape(256, 64, tuple(range(32, 257, 32)))
+    longest = max(map(Costs(shape).of, cleared(shape, [request])))
+    assert longest <= Costs(shape).of(-(-sum(request) // 2)) + 32
+
+
 def test_little_work_is_not_split() -> None:
     """Less than two rows at full speed stay together though both streams are idle."""
     account = Account(SMALL)

@@ -12,7 +12,7 @@ What it promises, with S the budget of a micro-batch and L = max(S, the longest 
   whatever comes after it.
 - A micro-batch costs the smallest bucket that holds it. Items go where they make all that waits cheapest, so 130 tokens
   become 128 and 16 and not 256, and a query does not ride in a long row that is half empty.
-- Work of less than a micro-batch per idle stream is split evenly over the streams.
+- Work of less than a micro-batch per idle stream is split evenly over the streams, that of less than two is halved.
 
 Choosing looks at no more than the items it takes and a fixed number of requests besides; only while an item over the
 budget may not run are the requests passed over that have nothing else.
@@ -62,7 +62,13 @@ class Costs:
         return buckets[bisect_left(buckets, least) : bisect_left(buckets, tokens)][::-1]
 
     def target(self, work: int) -> int:
-        """Return how many tokens to aim at when `work` tokens are there: a bucket that is filled well."""
+        """Return how many tokens to aim at when `work` tokens are there: a bucket that is filled well.
+
+        What fills more than one micro-batch and less than two is halved: streams that share it end together.
+        """
+        half = -(-work // 2)
+        if WHOLE <= half < self._budget < work:
+            return self.of(half)
         if work >= self._budget:
             return self._budget
         above = self.of(work)
