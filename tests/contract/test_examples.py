@@ -1,11 +1,16 @@
 """The scripts in examples/ run as they stand against a server."""
 
 import asyncio
+import io
 import os
+import re
+import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from quartzite.config import ImageSettings
 from quartzite.preprocess.pictures import Pictures
@@ -13,6 +18,7 @@ from seeing import png
 from serving import SEEING, FakeService, fake_service, listening
 
 SEARCH = Path(__file__).parents[2] / "examples" / "text_to_image_search.py"
+IMPORT = re.compile(r"\s*(import|from) ")
 
 
 async def search(service: FakeService, *arguments: str) -> tuple[int | None, list[str], str]:
@@ -37,6 +43,18 @@ async def test_drawn_pictures_are_ranked_by_a_text() -> None:
     assert sorted(scores, key=float, reverse=True) == list(scores)
     assert len(set(names)) == 9
     assert "blue triangle" in names
+
+
+def test_the_example_needs_python_alone() -> None:
+    """What it draws are pictures, and nothing but the standard library is imported."""
+    example = runpy.run_path(str(SEARCH))
+    pictures = {name: np.asarray(Image.open(io.BytesIO(file))) for name, file in example["drawn"]()}
+    assert len(pictures) == 9
+    assert {picture.shape for picture in pictures.values()} == {(224, 224, 3)}
+    assert (pictures["red circle"][112, 112] == (255, 0, 0)).all()
+    assert (pictures["blue triangle"][41, 41] == 255).all()
+    words = [line.split()[1].partition(".")[0] for line in SEARCH.read_text("utf-8").splitlines() if IMPORT.match(line)]
+    assert set(words) <= sys.stdlib_module_names
 
 
 async def test_pictures_of_a_folder_are_ranked(tmp_path: Path) -> None:
