@@ -1,6 +1,7 @@
 """Commits what many tasks hand in at once as one transaction. Knows neither rows nor databases."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -56,13 +57,24 @@ class GroupCommit(Generic[Item]):
         self._waiting.put(None)
         self._thread.join()
 
-    async def add(self, item: Item) -> None:
-        """Return when `item` is committed; raises what `commit` raised. Cancelling it does not take the item back."""
+    async def add(self, item: Item, patience_s: float = math.inf) -> None:
+        """Return when `item` is committed; raises what `commit` raised, TimeoutError after `patience_s` seconds.
+
+        Neither that nor cancelling it takes the item back.
+        """
         if not self._open:
             raise RuntimeError("nothing is committed before start() and after close()")
-        done = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         self._waiting.put(_Waiting(item, self._clock(), done))
-        await done
+        if patience_s == math.inf:
+            await done
+            return
+        timer = loop.call_later(patience_s, _finish, [done], TimeoutError())  # half the price of asyncio.timeout
+        try:
+            await done
+        finally:
+            timer.cancel()
 
     def _run(self) -> None:
         closing = False

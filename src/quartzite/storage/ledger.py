@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
+from operator import attrgetter, itemgetter
 from types import TracebackType
 from typing import Any, Self
 
@@ -53,6 +54,7 @@ class LedgerRow:
 
 
 _COLUMNS = [field.name for field in fields(LedgerRow)]
+_READ = attrgetter(*_COLUMNS)
 
 
 class Ledger:
@@ -92,8 +94,7 @@ class Ledger:
         it is not committed within RECORD_S.
         """
         try:
-            async with asyncio.timeout(RECORD_S):
-                await self._group.add(row)
+            await self._group.add(row, RECORD_S)
         except TimeoutError:
             raise NotRecorded from TimeoutError(f"not committed within {RECORD_S:g} s")
         except DBAPIError as error:
@@ -163,21 +164,23 @@ class _Insertion:
         insert = postgresql.insert if dialect.name == "postgresql" else sqlite.insert
         compiled = insert(requests).on_conflict_do_nothing().compile(dialect=dialect, column_keys=_COLUMNS)
         self.sql = str(compiled)
-        self._order = compiled.positiontup
+        order = compiled.positiontup  # None where the driver takes names
+        self._arrange = None if order is None else itemgetter(*map(_COLUMNS.index, order))
 
     def parameters(self, rows: Sequence[LedgerRow]) -> list[Any]:
         """Return the values of `rows` as the statement names them, or in its order."""
         values = [_values(row) for row in rows]
-        return values if self._order is None else [tuple([row[name] for name in self._order]) for row in values]
+        if self._arrange is None:
+            return [dict(zip(_COLUMNS, row, strict=True)) for row in values]
+        return [self._arrange(row) for row in values]
 
 
-def _values(row: LedgerRow) -> dict[str, Any]:
-    """Return the row by columns; PostgreSQL keeps no text with a zero character, which clients may send in `user`."""
-    values = {column: getattr(row, column) for column in _COLUMNS}
-    values["at"] = unix_ms(row.at)
-    if row.user is not None:
-        values["user"] = row.user.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return values
+def _values(row: LedgerRow) -> tuple[Any, ...]:
+    """Return the values by column; PostgreSQL keeps no text with a zero character, which clients may send in `user`."""
+    trace_id, at, account_id, key_id, model, user, *others = _READ(row)
+    if user is not None:
+        user = user.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    return trace_id, unix_ms(at), account_id, key_id, model, user, *others
 
 
 async def keep_pruned(

@@ -6,6 +6,7 @@ Knows prometheus-client; knows nothing of the parts that report, nor of the web.
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from prometheus_client import (
@@ -165,6 +166,7 @@ class Metrics:
             process_facts(registry=self.registry)
         self._collectors[BUILD_INFO].labels(__version__).set(1)
         self._models: dict[str, _Answers] = {}
+        self._answers = cache(self._collectors[REQUESTS].labels)  # few: paths are routes, and models are served
 
     def add_model(self, name: str, load_s: float) -> None:
         """Note that the model `name` is served and took `load_s` seconds to load."""
@@ -183,7 +185,7 @@ class Metrics:
         """Note a request to the route `path` that was answered `status` after `seconds`."""
         model = self._models.get(trace.model or "")
         name = trace.model if model else ""
-        self._collectors[REQUESTS].labels(path, name, status).inc()
+        self._answers(path, name, status).inc()
         if model and status == 200:
             model.note(seconds, trace)
 

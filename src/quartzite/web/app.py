@@ -15,6 +15,7 @@ from quartzite.telemetry.metrics import Metrics
 from quartzite.web.admin import Admin, admin_routes
 from quartzite.web.answering import Answering
 from quartzite.web.connection import Bodies
+from quartzite.web.direct import Direct
 from quartzite.web.documents import Documents
 from quartzite.web.embeddings import Embeddings
 from quartzite.web.failures import refuse_connection, refuse_method, refuse_path
@@ -44,9 +45,11 @@ def build_app(
     models = Models(pipeline)
     operations = Operations(pipeline, metrics, admin.models.changing if admin else {})
     documents = Documents(pipeline.models, settings, admin is not None)
+    create = Embeddings(pipeline, settings, bodies).create
+    embeddings = Route("/v1/embeddings", create, methods=["POST"])
     app = Starlette(
         routes=[
-            Route("/v1/embeddings", Embeddings(pipeline, settings, bodies).create, methods=["POST"]),
+            embeddings,
             Route("/v1/models", models.list, methods=["GET"]),
             Route("/v1/models/{name:path}", models.retrieve, methods=["GET"]),
             Route("/health", operations.health, methods=["GET"]),
@@ -60,6 +63,7 @@ def build_app(
             Middleware(Traced, metrics, lambda: pipeline.draining, spans),
             *_cors(cors_origins),
             Middleware(Answering),
+            Middleware(Direct, embeddings, "POST", create),
         ],
         exception_handlers={404: refuse_path, 405: refuse_method},
     )

@@ -1,17 +1,21 @@
 """What happens on the connection of one request: its body arrives, its client may leave. Knows nothing of JSON."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
 from starlette.datastructures import Headers
+from starlette.requests import Request
 from starlette.types import Message, Receive
 
 from quartzite.config import RequestSettings
 from quartzite.errors import ClientGone, InvalidParameter, NotArrived, Overloaded
 
 T = TypeVar("T")
+
+DEPARTURE = "quartzite.departure"
+"""The extension of a request's scope that holds the `Departure` of its client."""
 
 
 class Bodies:
@@ -77,23 +81,56 @@ class BodyRoom:
         return more
 
 
-async def while_connected(receive: Receive, call: Coroutine[object, object, T]) -> T:
+class Departure:
+    """Calls those who want to hear of it when the client of a connection leaves."""
+
+    def __init__(self) -> None:
+        self.is_past = False
+        self.calls: set[Callable[[], None]] = set()
+
+    def happen(self) -> None:
+        """Note that the client has left; what it asked for is given up."""
+        self.is_past = True
+        for call in list(self.calls):
+            call()
+
+
+async def while_connected(http: Request, call: Coroutine[object, object, T]) -> T:
     """Return what `call` returns; cancel it and raise ClientGone when the client leaves before that.
 
     The request's body must have been read to its end: all that can come after it is the disconnect.
     """
     leaving = _Leaving()
-    gone = asyncio.ensure_future(receive())
-    gone.add_done_callback(leaving.leave)
+    with _watching(http, leaving.leave):
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if leaving.left and not leaving.task.uncancel():
+                raise ClientGone from None
+            raise
+        finally:
+            leaving.over = True
+
+
+@contextmanager
+def _watching(http: Request, leave: Callable[[], None]) -> Iterator[None]:
+    """Have `leave` called when the client leaves: by the connection where that tells, else by a task that waits."""
+    departure: Departure | None = http.scope.get("extensions", {}).get(DEPARTURE)
+    if departure is None:
+        gone = asyncio.ensure_future(http.receive())
+        gone.add_done_callback(lambda _: leave())
+        try:
+            yield
+        finally:
+            gone.cancel()
+        return
+    if departure.is_past:
+        asyncio.get_running_loop().call_soon(leave)
+    departure.calls.add(leave)
     try:
-        return await call
-    except asyncio.CancelledError:
-        if leaving.left and not leaving.task.uncancel():
-            raise ClientGone from None
-        raise
+        yield
     finally:
-        leaving.over = True
-        gone.cancel()
+        departure.calls.discard(leave)
 
 
 class _Leaving:
@@ -105,7 +142,7 @@ class _Leaving:
         self.task = task
         self.left = self.over = False
 
-    def leave(self, _: object) -> None:
+    def leave(self) -> None:
         """Cancel the task."""
         if not self.over:
             self.left = True

@@ -35,6 +35,6 @@ class Embeddings:
                 trace.images = request.images
                 if too_late:  # told now, when it is known for which model
                     raise Stopping
-                answer = await while_connected(http.receive, self._pipeline.embed(request, permit, timeout_s))
+                answer = await while_connected(http, self._pipeline.embed(request, permit, timeout_s))
             trace.tokens, trace.timings, trace.ready_s = answer.tokens, answer.timings, time.perf_counter()
             return JsonResponse(write_answer(answer))

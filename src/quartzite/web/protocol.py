@@ -19,6 +19,7 @@ from quartzite.config import ServerSettings
 from quartzite.errors import HeadersTooLarge, InvalidParameter, NotArrived, RequestFailure, wire_row
 from quartzite.telemetry.logs import fields
 from quartzite.telemetry.trace import new_trace_id
+from quartzite.web.connection import DEPARTURE, Departure
 from quartzite.web.failures import render
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ class Protocol(HttpToolsProtocol):
         self._packet = b""
         self._unparsed = 0  # bytes since the last one that brought the request forward
         self._drained = 0
+        self._departure = Departure()
         self._failure: RequestFailure | None = None  # what is wrong with the bytes, found within the parser
         self.is_leaving = False  # then nothing is sent any more, and what comes is thrown away
 
@@ -82,6 +84,7 @@ class Protocol(HttpToolsProtocol):
         self._stop_waiting()
         self.resume_writing()
         super().connection_lost(exc)
+        self._departure.happen()
 
     def data_received(self, data: bytes) -> None:
         """Take what the client sent; none of it once the connection is being closed."""
@@ -108,6 +111,7 @@ class Protocol(HttpToolsProtocol):
         """Note that a request begins."""
         self._in_head = True
         super().on_message_begin()
+        self.scope["extensions"] = cast(dict[str, dict[object, object]], {DEPARTURE: self._departure})
 
     def on_headers_complete(self) -> None:
         """Take a request's head, unless it is too large or too many requests lie before it."""
@@ -239,6 +243,7 @@ class Protocol(HttpToolsProtocol):
         if self.cycle is not None:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+        self._departure.happen()
         self._linger()
 
 
