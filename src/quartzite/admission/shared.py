@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from quartzite.admission.windows import Count, LocalWindows
 from quartzite.config import LimitSettings
-from quartzite.errors import InvalidConfig, MissingExtra, Overloaded
+from quartzite.config.extras import missing_extra
+from quartzite.errors import InvalidConfig, Overloaded
 
 logger = logging.getLogger(__name__)
 RETRY_S = 1.0
@@ -42,10 +43,7 @@ class SharedWindows:
             from redis.asyncio.retry import Retry
             from redis.backoff import NoBackoff
         except ModuleNotFoundError as error:
-            raise MissingExtra(
-                "limits.shared_url needs libraries that are not installed; "
-                "run: python -m pip install 'quartzite[shared]'"
-            ) from error
+            raise missing_extra("limits.shared_url", "shared") from error
         times = {"socket_timeout": _ANSWER_S, "socket_connect_timeout": _ANSWER_S, "retry": Retry(NoBackoff(), 0)}
         try:
             self._pool = ConnectionPool.from_url(url, **times)

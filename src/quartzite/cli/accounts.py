@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from quartzite.storage.accounts import Account, Changes
 
 AccountName = Annotated[str, typer.Argument(metavar="ACCOUNT", help="The account's name.")]
-Level = Annotated[int | None, typer.Option("--level", help="0 to 5: chooses the limits. Default: 0.")]
+Level = Annotated[
+    int | None, typer.Option("--level", help="0 to 5: chooses the limits. Default: 0.", show_default=False)
+]
 MonthlyTokens = Annotated[
     str | None,
     typer.Option("--monthly-tokens", metavar="COUNT", help="Tokens per month (UTC), or none for any number."),

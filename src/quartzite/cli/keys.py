@@ -19,7 +19,9 @@ KeyId = Annotated[int, typer.Argument(metavar="ID", help="The key's id; quartzit
 
 def create(
     account: AccountName,
-    name: Annotated[str, typer.Option("--name", help="What the key is for. Default: default.")] = "default",
+    name: Annotated[
+        str, typer.Option("--name", help="What the key is for. Default: default.", show_default=False)
+    ] = "default",
     expires_days: Annotated[
         int | None, typer.Option("--expires-days", help="Days until it expires; without it, it never does.")
     ] = None,
@@ -56,7 +58,8 @@ def revoke(
 def rotate(
     key_id: KeyId,
     grace_hours: Annotated[
-        float, typer.Option("--grace-hours", help="How long the old key goes on working. Default: 0.")
+        float,
+        typer.Option("--grace-hours", help="How long the old key goes on working. Default: 0.", show_default=False),
     ] = 0,
     storage_url: StorageUrl = None,
     data_folder: DataFolder = None,

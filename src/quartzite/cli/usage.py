@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def usage(
     by: Annotated[
-        Literal["account", "key", "model", "user", "day"], typer.Option("--by", help="What to sum up by. Default: day.")
+        Literal["account", "key", "model", "user", "day"],
+        typer.Option("--by", help="What to sum up by. Default: day.", show_default=False),
     ] = "day",
     since: Annotated[
         datetime | None, typer.Option("--since", formats=["%Y-%m-%d"], help="First day (UTC), such as 2026-11-01.")
@@ -27,7 +28,8 @@ def usage(
         datetime | None, typer.Option("--until", formats=["%Y-%m-%d"], help="Last day (UTC), counted in.")
     ] = None,
     form: Annotated[
-        Literal["table", "csv", "json"], typer.Option("--format", help="table, csv or json. Default: table.")
+        Literal["table", "csv", "json"],
+        typer.Option("--format", help="table, csv or json. Default: table.", show_default=False),
     ] = "table",
     storage_url: StorageUrl = None,
     data_folder: DataFolder = None,

@@ -20,7 +20,8 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from quartzite.errors import DatabaseDown, InvalidConfig, MissingExtra, StartFailure
+from quartzite.config.extras import missing_extra
+from quartzite.errors import DatabaseDown, InvalidConfig, StartFailure
 
 WAIT_FOR_LOCK_S = 30
 """How long one writer of SQLite waits for another, of this process or of another one."""
@@ -146,9 +147,7 @@ def _postgresql(url: URL) -> Engine:
     try:
         import psycopg  # noqa: F401
     except ImportError as error:
-        raise MissingExtra(
-            "PostgreSQL needs a driver that is not installed; run: python -m pip install 'quartzite[postgres]'"
-        ) from error
+        raise missing_extra("a database of PostgreSQL", "postgres") from error
     # Connections that died while idle are noticed before they are used: the server may have restarted.
     return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": _CONNECT_S}, hide_parameters=True)
 

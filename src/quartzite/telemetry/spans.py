@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from quartzite import __version__
-from quartzite.errors import InvalidConfig, MissingExtra
+from quartzite.config.extras import missing_extra
+from quartzite.errors import InvalidConfig
 from quartzite.telemetry.trace import Ending, Trace
 
 try:
@@ -22,9 +23,7 @@ try:
     from opentelemetry.trace import Span, SpanKind, StatusCode, set_span_in_context
     from opentelemetry.util.types import AttributeValue
 except ModuleNotFoundError as error:
-    raise MissingExtra(
-        "telemetry.spans needs libraries that are not installed; run: python -m pip install 'quartzite[otel]'"
-    ) from error
+    raise missing_extra("telemetry.spans", "otel") from error
 
 _SHOWN_CHARACTERS = 200
 _ONLY = {
