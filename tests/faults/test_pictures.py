@@ -140,6 +140,11 @@ async def test_so_many_are_fetched_at_the_same_time(most: int) -> None:
 
 
 STUCK = ("-c", "import sys; sys.stdin.buffer.read()")
+HUNGRY = (
+    "-c",
+    "import sys; from quartzite.preprocess import decoder; "
+    "decoder.decode = lambda *_: (0, 0, b'took all' + bytes(2_000_000_000)[:0]); decoder.main(sys.argv[1:])",
+)
 CRASHING = ("-c", "import os; os.read(0, 1); os.abort()")
 
 
@@ -185,15 +190,32 @@ def tags_on_one_place(tags: int, size: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, tags) + entries + bytes(4) + b"x" * size
 
 
+def most_bytes(process: psutil.Process) -> int:
+    """The most memory that a process has had."""
+    lines = Path(f"/proc/{process.pid}/status").read_text(encoding="ascii").splitlines()
+    return 1_024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+
+
 async def test_a_file_made_to_fill_the_memory_is_refused(decoders: Decoders) -> None:
-    """18 MB that a reader of their tags would make 18 GB of: the process has not as much, and goes on."""
-    async with pictures() as reading:
+    """18 MB that a reader of their tags would make 18 GB of: the process never had as much, and goes on."""
+    async with pictures(max_source_pixels=1_000_000) as reading:
         with pytest.raises(InvalidImage, match=r"input\.image` (has a damaged header|holds no picture)"):
             await reading.read([ImageItem(data_uri(tags_on_one_place(1_000, 14_000_000)))])
         (decoder,) = decoders()
-        assert decoder.memory_info().rss < 300_000_000
+        assert most_bytes(decoder) < 300_000_000
         await reading.read([ImageItem(data_uri(png(64, 64)))])
         assert decoders() == [decoder]
+
+
+async def test_a_decoder_that_takes_too_much_memory_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is that fills the memory, there are 256 MB and 26 bytes for each pixel that may come."""
+    monkeypatch.setattr("quartzite.preprocess.decoders.PROGRAM", HUNGRY)
+    async with pictures() as reading:
+        with pytest.raises(InvalidImage, match="the decoder ends with it"):
+            await reading.read([ImageItem("AAAA")])
+    async with pictures(max_source_pixels=100_000_000) as reading:
+        with pytest.raises(InvalidImage, match="took all"):
+            await reading.read([ImageItem("AAAA")])
 
 
 async def test_a_process_that_is_killed_is_replaced_and_its_picture_read(decoders: Decoders) -> None:
