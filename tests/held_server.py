@@ -98,11 +98,12 @@ class HeldServer:
 
 @contextmanager
 def held_server(
-    folder: Path, settings: Mapping[str, Mapping[str, object]], *more: str, files: int | None = None
+    folder: Path, settings: Mapping[str, Mapping[str, object]], *more: str, files: int | None = None, blocks: int = 0
 ) -> Iterator[HeldServer]:
     """Run a server with `settings` by table, its own files below `folder`.
 
-    `hang` holds it so that it cannot be stopped, `slow` does not hold it; `files` is how many the system lets it open.
+    `hang` holds it so that it cannot be stopped, `slow` does not hold it; `files` is how many the system lets it open,
+    and `blocks` of 512 bytes how large it lets each of them become.
     """
     config = model_folders.BERT | {"vocab_size": 1188}
     model_folders.write(
@@ -121,6 +122,8 @@ def held_server(
     command = [sys.executable, "-c", _PROGRAM, *flags, *more]
     if files:
         command = ["sh", "-c", f'ulimit -n {files}; exec "$0" "$@"', *command]
+    if blocks:
+        command = ["sh", "-c", f'ulimit -S -f {blocks}; exec "$0" "$@"', *command]
     pipe = subprocess.PIPE
     # A pipe that nobody reads would hold a server that logs.
     with (

@@ -52,7 +52,8 @@ async def test_a_page_that_may_call_can_read_every_answer(
     assert answer.status_code == status
     assert answer.headers["access-control-allow-origin"] == PAGE
     told = answer.headers["access-control-expose-headers"].split(", ")
-    assert set(told) == {"x-siliconcloud-trace-id", *LIMIT_HEADERS, "retry-after", "x-should-retry"}
+    ends = {"deprecation", "sunset", "link"}
+    assert set(told) == {"x-siliconcloud-trace-id", *LIMIT_HEADERS, "retry-after", "x-should-retry", *ends}
     assert answer.headers["x-siliconcloud-trace-id"]
     assert "access-control-allow-credentials" not in answer.headers
 

@@ -77,7 +77,7 @@ async def test_many_large_bodies_at_once_do_not_bloat_the_server(tmp_path: Path)
 
 @pytest.mark.heavy
 async def test_two_thousand_bodies_of_32_mb_do_not_bloat_the_server(tmp_path: Path) -> None:
-    """Of 64 GB sent at once the server, with its defaults, holds 512 MB; everyone is answered."""
+    """Of 64 GB sent at once the server, with its defaults, holds 512 MB; who reads no refusal in 10 s is cut off."""
     size, clients = RequestSettings().max_body_bytes, 2000
     content = json.dumps({"model": MODEL, "input": "word " * (size // 5 - 100)}).encode().ljust(size)
     with held_server(tmp_path, {"requests": {"body_timeout_ms": 600_000}}) as server:
@@ -86,14 +86,14 @@ async def test_two_thousand_bodies_of_32_mb_do_not_bloat_the_server(tmp_path: Pa
         all_sent = asyncio.Barrier(clients)
         statuses = await asyncio.gather(*(_send_slowly(url, content, all_sent) for _ in range(clients)))
         grown = _peak_mb(server.process.pid) - before
-    told = f"{statuses.count(400)} were read, {statuses.count(503)} refused; grown by {grown:.0f} MB"
+    told = f"{statuses.count(400)} read, {statuses.count(503)} refused, {statuses.count(0)} cut; {grown:.0f} MB more"
     print(told)  # noqa: T201  the figure of the documents
-    assert set(statuses) == {400, 503}
-    assert grown < 1024, told
+    assert {400, 503} <= set(statuses) <= {400, 503, 0}
+    assert grown < 1280, told
 
 
 async def _send_slowly(url: httpx.URL, content: bytes, all_sent: asyncio.Barrier) -> int:
-    """Send all but the last byte, and that when everyone has come so far; return the status of the answer."""
+    """Send all but the last byte, and that when everyone has come so far; return the status of the answer, or 0."""
     reader, writer = await asyncio.open_connection(url.host, url.port)
     writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(content))
     whole = memoryview(content)[:-1]
@@ -103,9 +103,14 @@ async def _send_slowly(url: httpx.URL, content: bytes, all_sent: asyncio.Barrier
             await writer.drain()
     await all_sent.wait()
     writer.write(content[-1:])
-    status = int((await reader.readuntil(b"\r\n\r\n")).split()[1])
-    writer.close()
-    return status
+    try:
+        return int((await reader.readuntil(b"\r\n\r\n")).split()[1])
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return 0
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
 
 
 def _peak_mb(pid: int) -> float:

@@ -79,7 +79,7 @@ def build_refusal(metrics: Metrics) -> ASGIApp:
 def _cors(origins: Sequence[str]) -> Iterator[Middleware]:
     """Yield what lets pages of `origins` call, send whatever headers they like, and read the ones that are told."""
     if origins:
-        told = [TRACE_ID, *LIMIT_HEADERS, "retry-after", "x-should-retry"]
+        told = [TRACE_ID, *LIMIT_HEADERS, "retry-after", "x-should-retry", "deprecation", "sunset", "link"]
         yield Middleware(
             CORSMiddleware,
             allow_origins=origins,
