@@ -108,7 +108,9 @@ async def test_usage_is_summed_up_as_table_csv_and_json(office: Office) -> None:
 
 async def test_a_trace_is_shown_with_the_name_of_its_account(office: Office) -> None:
     """All that is kept of it, and a dash for what is not known."""
-    await record(office, LedgerRow(TRACE, DAY, 1, 1, "m", "\x1b", 2, 10, 0, 200, None, 0.5, 1.5, 2.5, "127.0.0.1"))
+    await record(
+        office, LedgerRow(TRACE, DAY, 1, 1, "m", "\x1b", 2, 10, 0, 200, None, 0.5, 1.50000001, 2.5, "127.0.0.1")
+    )
     told = dict(line.split(None, 1) for line in office.said("trace", TRACE).splitlines())
     assert told["at"] == "2026-11-22T12:00:00.000+00:00"
     assert (told["account_id"], told["model"], told["user"], told["code"]) == ("1 (acme)", "m", "'\\x1b'", "-")

@@ -66,7 +66,8 @@ def _lines(row: "LedgerRow", account: str | None) -> Iterator[tuple[str, object]
     if account is not None:
         facts["account_id"] = f"{row.account_id} ({account})"
     for name, value in facts.items():
-        yield name, "-" if value is None else _quoted(value)
+        shown = round(value, 2) if isinstance(value, float) else value
+        yield name, "-" if shown is None else _quoted(shown)
 
 
 def _quoted(value: object) -> object:
