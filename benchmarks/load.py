@@ -29,6 +29,8 @@ RESULTS = Path(__file__).parent / "results"
 SEED = 11
 ALLOWED = {200, 429, 503, 504}
 DEADLINE_S = 60.0
+KEPT = 0.7
+"""What must still be answered in a second under overload, as a share of what is answered at saturation."""
 GROWTH = 0.05
 """How much more memory the server may have at the end than after the first third of the load, as a share of it."""
 
@@ -191,7 +193,9 @@ def overload(server: Server, site: Site, arguments: argparse.Namespace) -> dict[
         "exit_code": code,
     }
     wrong = {status: count for status, count in arrivals.statuses().items() if status not in ALLOWED}
+    goodput = found["answered_per_second"] / rate
     checks = {
+        f"at {arguments.times:g} times the load only {goodput:.0%} of what it can do was answered": goodput >= KEPT,
         f"answers outside of {sorted(ALLOWED)}: {wrong}": not wrong,
         f"memory grew from {early} to {late} MiB": late <= early * (1 + GROWTH),
         f"the 99th percentile of answers is {found['p99_s']} s": found["p99_s"] <= DEADLINE_S,
@@ -250,6 +254,7 @@ def _figures(arrivals: Arrivals, rate: float) -> dict[str, Any]:
         "saturation_per_second": round(rate),
         "sent": len(arrivals.told),
         "sent_per_second": round(len(arrivals.told) / arrivals.wall_s),
+        "answered_per_second": round(len(waits) / arrivals.wall_s),
         "statuses": arrivals.statuses(),
         "median_s": round(percentile(waits, 0.5), 3),
         "p99_s": round(percentile(waits, 0.99), 3),
@@ -274,6 +279,7 @@ was due; written by `make bench-load`.
 |---|--:|--:|
 | saturation, requests/s | {over["saturation_per_second"]:,} | {killed["saturation_per_second"]:,} |
 | sent, requests/s | {over["sent_per_second"]:,} | {killed["sent_per_second"]:,} |
+| answered 200, requests/s | {_of_saturation(over)} | |
 | answered 200 | {over["statuses"].get(200, 0):,} | {killed["statuses"].get(200, 0):,} |
 | refused 503 | {over["statuses"].get(503, 0):,} | {killed["statuses"].get(503, 0):,} |
 | lost connections | {over["statuses"].get(0, 0):,} | {killed["statuses"].get(0, 0):,} |
@@ -283,8 +289,14 @@ was due; written by `make bench-load`.
 | ledger rows / disagreeing with the clients | {over["ledger_rows"]:,} / {over["ledger_disagrees"]} | |
 | answers 200 that are not in the ledger | 0 | {killed["missing"]} |
 
+The client took {over["client_cpu_s"] / over["wall_s"]:.0%} of one of the two cores.
 All answers of the first load: {told}. Promises broken: {len(over["broken"]) + len(killed["broken"])}.
 """
+
+
+def _of_saturation(found: dict[str, Any]) -> str:
+    share = found["answered_per_second"] / found["saturation_per_second"]
+    return f"{found['answered_per_second']:,} ({share:.0%} of saturation)"
 
 
 def _three(found: dict[str, Any]) -> str:
