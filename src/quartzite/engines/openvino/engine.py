@@ -16,6 +16,7 @@ from quartzite.config import EngineSettings
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.base import MicroBatchShape
 from quartzite.engines.openvino import bert, qwen3, qwen3_vl
+from quartzite.engines.openvino.allocation import return_large_pieces
 from quartzite.engines.openvino.int8 import Smoothing, with_int8_products
 from quartzite.engines.openvino.precision import Arithmetic, choose, processor_flags
 from quartzite.engines.openvino.qwen3_vl_vision import VisionTower
@@ -145,6 +146,7 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     `cache` is the folder where weights made from the stored ones are kept. Raises WeightsRefused when the folder's
     tensors are not those of the architecture, ModelRefused when OpenVINO refuses the device or the graph.
     """
+    return_large_pieces()
     arithmetic = choose(settings.precision, processor_flags())
     streams, threads = parallelism(settings, product_parameters(card.shape))
     tensors = model_tensors(card)
