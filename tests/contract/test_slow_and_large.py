@@ -223,7 +223,11 @@ NO_REQUESTS = {
 
 @pytest.mark.parametrize("sent", NO_REQUESTS.values(), ids=NO_REQUESTS.keys())
 async def test_what_is_no_request_is_a_clean_400(sent: bytes) -> None:
-    """Bytes that are no HTTP are answered in the service's own form, with a trace id, and end the connection."""
+    """Bytes that are no HTTP are answered in the service's own form, with a trace id, and end the connection.
+
+    TLS is told as such: its client cannot read that, but the log has it for the operator whose clients say https.
+    """
+    what = "TLS, as for https://; this port speaks http:// only." if sent[0] == 22 else "no HTTP/1.1 request."
     async with served(Bounds()) as connect:
         reader, writer = await connect()
         writer.write(sent)
@@ -231,7 +235,7 @@ async def test_what_is_no_request_is_a_clean_400(sent: bytes) -> None:
     assert status == 400
     assert body == {
         "code": 20015,
-        "message": "The parameter is invalid. Please check again. What was sent is no HTTP/1.1 request.",
+        "message": f"The parameter is invalid. Please check again. What was sent is {what}",
         "data": "request",
     }
 

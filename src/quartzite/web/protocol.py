@@ -24,6 +24,7 @@ from quartzite.web.failures import render
 
 logger = logging.getLogger(__name__)
 
+_TLS = "What was sent is TLS, as for https://; this port speaks http:// only."
 MOST_PIPELINED = 16
 """Requests that may be sent ahead on one connection; each of them costs memory before it is looked at."""
 
@@ -154,7 +155,8 @@ class Protocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's words for it
         """Refuse bytes that are no request."""
-        self._refuse(self._failure or InvalidParameter("What was sent is no HTTP/1.1 request.", "request"))
+        what = _TLS if self._packet.startswith(b"\x16\x03") else "What was sent is no HTTP/1.1 request."
+        self._refuse(self._failure or InvalidParameter(what, "request"))
 
     def _unsupported_upgrade_warning(self) -> None:
         """Stay with HTTP/1.1, whatever a client offers: Java's offers HTTP/2 with every request.
