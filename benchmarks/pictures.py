@@ -116,8 +116,8 @@ def page(measured: dict[str, Any]) -> str:
         f"Made by `benchmarks/pictures.py` on {measured['date']}. Machine: {'; '.join(measured['machine'].values())}.",
         "",
         "Random weights of the true layout. Memory is what the process holds that no file backs (anonymous pages, "
-        "sampled every 20 ms): it cannot be given up, while the pages of the mapped weights can. An item alone has all "
-        "of up to four cores (decision 57). Best of the rounds.",
+        "sampled every 20 ms): it cannot be given up, while the pages of the mapped weights can. With "
+        "one stream an item alone has all cores, with two it has one (decision 57). Best of the rounds.",
         "",
     ]
     for name, found in measured["results"].items():
@@ -125,7 +125,7 @@ def page(measured: dict[str, Any]) -> str:
             f"## {name}",
             "",
             f"Loaded in {found['load_s']:.0f} s, holds {found['loaded_gib']:.1f} GiB, "
-            f"at most {found['load_peak_gib']:.1f} GiB while loading.",
+            f"at most {found['load_peak_gib']:.1f} GiB while loading. Streams of the engine: {found['streams']}.",
             "",
             "| input | tokens | alone, s | most memory, GiB |",
             "|---|---:|---:|---:|",
