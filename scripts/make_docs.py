@@ -33,6 +33,7 @@ def main() -> None:
         "errors.md": errors_page(),
         "metrics.md": metrics_page(),
         "cli.md": cli_page(),
+        "openapi.json": openapi_page(),
         "../README.md": readme(),
     }
     if "--check" not in sys.argv[1:]:

@@ -66,6 +66,11 @@ def test_generated_pages_are_current() -> None:
     subprocess.run([sys.executable, ROOT / "scripts" / "make_docs.py", "--check"], check=True)
 
 
+def test_the_openapi_document_of_the_repository_is_the_one_that_is_served(make_docs: ModuleType) -> None:
+    """It is no page for people, but is made with them: it was once forgotten, and went out of date unseen."""
+    assert text("docs/openapi.json") == make_docs.openapi_page()
+
+
 def test_drift_of_a_generated_page_fails_the_check(
     make_docs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
