@@ -130,7 +130,8 @@ def _table(
         cells = [_cell(column.form, figure_of(workloads, column, name)) for column in columns]
         rows.append([NAMES[name], *cells, *(_facts(servers.get(name, {})) if with_facts else [])])
     told = [_cell("{:.2f}", ratio(workloads, column)) for column in columns]
-    rows.append(["**Quartzite to the best peer**", *told, *([""] * 3 if with_facts else [])])
+    if any(told):
+        rows.append(["**Quartzite to the best peer**", *told, *([""] * 3 if with_facts else [])])
     return _markdown(["server", *titles], rows)
 
 
