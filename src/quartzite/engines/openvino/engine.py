@@ -30,7 +30,11 @@ from quartzite.weights.layout import match
 from quartzite.weights.tensor import Tensor
 
 SMALL_MODEL_PARAMETERS = 50_000_000
-"""Up to this many weights in products a model gets one graph per bucket: a shape change would cost it 1 ms a run."""
+"""Up to this many weights in products a model gets graphs of its own for some row lengths: see decision 62."""
+STEP = 32
+"""Row lengths are multiples of this many tokens, so that few kernels are ever made."""
+SHORTEST = 16
+"""The shortest row of such a model."""
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
 SPREAD_PARAMETERS = 1_000_000_000
@@ -103,7 +107,7 @@ class OpenVinoEngine:
     async def _embed_long(self, item: Encoded) -> Vectors:
         """Run an item alone, piece by piece; its inputs are large, so they are made off the event loop."""
         longest = self.shape.tokens
-        graph = self._graphs.any_length()
+        graph = self._graphs.any_length
         run = await graph.take()
         pieces = self._inputs.pieces(item, self.shape.buckets, self.shape.items)
         vectors: list[Vectors] = []
@@ -169,7 +173,7 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
         return core.compile_model(model, settings.device, options)
 
     try:
-        graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, apart=_is_small(card))
+        graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, _apart(card, shape))
         graph, length = graphs.for_row(1)
         graph.prime(inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], length, shape.items), streams)
         vision = vision_tower(card, tensors, compile_)
@@ -249,8 +253,13 @@ def parallelism(settings: EngineSettings, parameters: int = 0) -> tuple[int, int
 def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchShape:
     """Return the largest micro-batch of `card` and the row lengths that have, or share, a warm graph."""
     tokens = settings.micro_batch_tokens or _micro_batch_tokens(card)
-    buckets = [16 << power for power in range(20) if 16 << power < tokens] if _is_small(card) else range(32, tokens, 32)
-    return MicroBatchShape(tokens, ITEM_SLOTS, (*buckets, tokens))
+    shortest = [SHORTEST] if _is_small(card) and tokens > SHORTEST else []
+    return MicroBatchShape(tokens, ITEM_SLOTS, (*shortest, *range(STEP, tokens, STEP), tokens))
+
+
+def _apart(card: ModelCard, shape: MicroBatchShape) -> list[int]:
+    """Return the row lengths that have a graph of their own: those of most queries, and full rows."""
+    return sorted({*shape.buckets[:2], shape.tokens}) if _is_small(card) else []
 
 
 def _micro_batch_tokens(card: ModelCard) -> int:

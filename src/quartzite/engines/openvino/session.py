@@ -1,7 +1,6 @@
 """Compiled graphs and the runs on them: which graph takes which row length, and results handed to the event loop."""
 
 import asyncio
-import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -159,48 +158,37 @@ async def _uninterrupted(done: asyncio.Future[None], has_failed: Callable[[], bo
 
 
 class Graphs:
-    """The graphs of one model: one of any length, or one for each bucket where each is small and a little faster.
+    """The graphs of one model: one for rows of any length, and graphs of their own for the lengths `apart`.
 
-    A graph of its own per bucket repeats the packed weights, so only small models have them; the largest bucket is
-    compiled at once, the others by `warm`, and until then a shorter row takes the next longer graph.
+    A graph of its own is faster for the shortest rows and for full ones, but holds packed weights of its own: rows in
+    between share one. Those `apart` are compiled by `warm`; until then all rows take the shared one.
     """
 
-    def __init__(self, compile_: Callable[[ov.Model], Any], build: Build, buckets: Sequence[int], apart: bool) -> None:
+    def __init__(
+        self, compile_: Callable[[ov.Model], Any], build: Build, buckets: Sequence[int], apart: Sequence[int]
+    ) -> None:
         self._compile = compile_
         self._build = build
         self._buckets = tuple(buckets)
+        self._apart = tuple(apart)
         self._by_length: Mapping[int, CompiledGraph] = {}
-        self._any_length: CompiledGraph | None = None
-        self._lock = threading.Lock()
-        if apart:
-            self._by_length = {buckets[-1]: self._compiled(buckets[-1])}
-        else:
-            self._any_length = self._compiled(None)
+        self.any_length = self._compiled(None)
 
     def warm(self) -> None:
-        """Compile the graphs still missing, most often used first; called on a thread of its own."""
-        for length in self._buckets[:-1] if self._by_length else ():
+        """Compile the graphs that are apart; called on a thread of its own."""
+        for length in self._apart:
             added = self._compiled(length)
             self._by_length = {**self._by_length, length: added}
 
     def for_row(self, tokens: int) -> tuple[CompiledGraph, int]:
         """Return the cheapest graph for a row of `tokens`, and the row length to give it."""
-        if self._by_length:
-            length = min(length for length in self._by_length if length >= tokens)
-            return self._by_length[length], length
-        return self.any_length(), next(length for length in self._buckets if length >= tokens)
-
-    def any_length(self) -> CompiledGraph:
-        """Return the graph that takes rows of every length, compiled on first use."""
-        with self._lock:
-            if self._any_length is None:
-                self._any_length = self._compiled(None)
-            return self._any_length
+        length = next(length for length in self._buckets if length >= tokens)
+        return self._by_length.get(length, self.any_length), length
 
     def close(self) -> None:
         """Let go of all graphs and of the weights that they were built from."""
-        self._by_length, self._any_length = {}, None
-        del self._build
+        self._by_length = {}
+        del self.any_length, self._build
 
     def _compiled(self, length: int | None) -> CompiledGraph:
         return CompiledGraph(lambda: self._compile(self._build(length)))
