@@ -98,7 +98,7 @@ class Pipeline:
                         encoded, timings = await self._prepare(model.tokeniser, request)
                         tokens = sum(item.tokens for item in encoded)
                         await self._gate.charge(permit, request, tokens)
-                        ran = await model.batcher.embed(encoded, deadline)
+                        ran = await model.batcher.embed(encoded, deadline, permit.account_id)
         except (DeadlineExceeded, TimeoutError):  # told is the whole time that was given, not what was left somewhere
             raise DeadlineExceeded(timeout_s) from None
         vectors = finish(ran.vectors, request.dimensions)

@@ -1,5 +1,6 @@
 """Keys, levels, limits and allowances as clients meet them, byte for byte."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -49,7 +50,14 @@ class _Office:
     async def open(self) -> AsyncIterator["_Office"]:
         async with fake_service(gate=self.gate) as service, service.client() as self.client:
             self.engine = service.engine
+            self.batcher = service.batcher
             yield self
+
+    async def waiting(self, requests: int) -> None:
+        """Return when so many wait for the engine."""
+        async with asyncio.timeout(20):
+            while self.batcher.depth.requests < requests:  # noqa: ASYNC110  the batcher has no event for it
+                await asyncio.sleep(0)
 
     async def post(self, key: str | None = "alice", **fields: object) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key}"} if key is not None else {}
@@ -177,6 +185,25 @@ async def test_limits_are_of_an_account_and_a_model() -> None:
         ]
         statuses = [(await office.post(key, model=model)).status_code for key, model in asked]
     assert statuses == [200, 429, 200, 429, 200, 200, 429]
+
+
+async def test_accounts_have_equal_shares_of_the_engine() -> None:
+    """A query does not stand behind all that another account has sent before, whatever keys that used."""
+    async with _Office().open() as office:
+        ended: list[str] = []
+
+        async def ask(key: str) -> None:
+            assert (await office.post(key, input=[[5] * 62] * 8)).status_code == 200
+            ended.append(key)
+
+        office.engine.hold()
+        many = [asyncio.create_task(ask(key)) for key in ("alice", "alice-too") * 10]
+        await office.waiting(19)  # and one is in the engine
+        one = asyncio.create_task(ask("bob"))
+        await office.waiting(20)
+        office.engine.release()
+        await asyncio.gather(*many, one)
+    assert ended.index("bob") <= 6
 
 
 @pytest.mark.parametrize(

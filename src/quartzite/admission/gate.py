@@ -28,6 +28,11 @@ class Permit:
     principal: Principal | None = None
     left: Allowances = field(default_factory=dict)
 
+    @property
+    def account_id(self) -> int | None:
+        """The account that the request is for, None for requests of nobody in particular."""
+        return self.principal.account_id if self.principal else None
+
 
 class Gate(Protocol):
     """Asked on the way of a request; a refusal is a RequestFailure raised by the method."""
