@@ -37,8 +37,8 @@ SHORTEST = 16
 """The shortest row of such a model."""
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
-SPREAD_PARAMETERS = 1_000_000_000
-"""Above this an item takes seconds, and products are so large that several threads share one at no loss."""
+SPREAD_PARAMETERS = 200_000_000
+"""Above this an item alone takes long, and products are so large that several threads share one at little loss."""
 THREADS_OF_A_SPREAD_STREAM = 4
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
