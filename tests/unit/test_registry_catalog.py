@@ -75,6 +75,14 @@ def test_known_files_of_a_moving_branch_are_those_of_the_bundle(entry: CatalogEn
     assert entry.revision or entry.bundle or not entry.files
 
 
+def test_a_size_is_told_only_where_the_weights_are_known() -> None:
+    """A tokenizer alone, of which size and hash are known, is not the size of a model."""
+    assert catalog()["Qwen/Qwen3-VL-Embedding-2B"].size_bytes is None
+    assert catalog()["netease-youdao/bce-embedding-base_v1"].size_bytes is None
+    assert catalog()["Qwen/Qwen3-Embedding-8B"].size_bytes == 15_146_057_515
+    assert catalog()[DEFAULT_MODEL].size_bytes == 91_336_293
+
+
 @entries
 def test_published_similarities_have_the_shape_of_their_texts(entry: CatalogEntry) -> None:
     """One row per query, one cosine per document."""

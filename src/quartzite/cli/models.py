@@ -39,7 +39,7 @@ def list_models(cache: CacheFolder = None, config: ConfigFile = None) -> None:
                 entry.kind,
                 str(entry.dimensions),
                 str(entry.max_tokens),
-                _in_units(sum(file.size_bytes for file in entry.files)) if entry.files else "unknown",
+                _in_units(entry.size_bytes) if entry.size_bytes else "unknown",
                 "yes" if entry.checks else "no",
                 str(found or "no"),
             )

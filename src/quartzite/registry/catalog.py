@@ -75,6 +75,12 @@ class CatalogEntry:
     files: tuple[FileFacts, ...] = ()
     checks: tuple[PublishedCheck, ...] = ()
 
+    @property
+    def size_bytes(self) -> int | None:
+        """What its files take; None where its weights are not among those that are known."""
+        known = any(file.path.endswith((".safetensors", ".bin")) for file in self.files)
+        return sum(file.size_bytes for file in self.files) if known else None
+
 
 @cache
 def catalog() -> Mapping[str, CatalogEntry]:
