@@ -12,12 +12,12 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import origin
 import service_report
 from bare import BARE, LIMITED, Limits
 from client import closed, run
@@ -25,7 +25,7 @@ from contenders import CONTENDERS, Contender, Site
 from measuring import PACES, WORKLOADS, Figures
 from server import OthersWatch, Server, ServerFailed, free_port
 from service_report import NAMES
-from subjects import CACHE, PYTHON, ROOT, SUBJECTS, machine, make_folder
+from subjects import CACHE, PYTHON, ROOT, SUBJECTS, make_folder
 from workloads import Batch, Ruler, Source
 
 RESULTS = ROOT / "benchmarks" / "results" / "service"
@@ -36,28 +36,39 @@ DISTURBED = 0.1
 
 
 class Results:
-    """The results file: what was measured by model, workload and contender, and facts of each server."""
+    """The results file: what was measured by model, workload and contender, where, and facts of each server."""
 
     def __init__(self, stem: Path, add: bool) -> None:
         self._stem, self._add = stem, add
         self._fresh: set[tuple[str, str]] = set()
         self._file = stem.with_suffix(".json")
-        self._all: dict[str, Any] = json.loads(self._file.read_text("utf-8")) if self._file.exists() else {}
-        for part in ("measured", "servers"):
-            self._all.setdefault(part, {})
+        self._all = origin.told_apart(json.loads(self._file.read_text("utf-8")) if self._file.exists() else {})
+        self._here = origin.here()
 
     def add_turn(self, model: str, workload: str, contender: str, figures: dict[str, float]) -> None:
-        """Keep the figures of one turn; the first of a run replaces what was there, unless rounds are added."""
+        """Keep the figures of one turn; the first of a run replaces what was there, unless rounds are added.
+
+        Rounds of another machine are replaced all the same: medians of two machines would be those of neither.
+        """
         workloads = self._all["measured"].setdefault(model, {})
-        if not self._add and (model, workload) not in self._fresh:
-            workloads[workload] = {}
+        origins = self._all["origins"].setdefault(model, {})
+        if (model, workload) not in self._fresh and not (self._add and self._is_from_here(origins.get(workload, []))):
+            workloads[workload], origins[workload] = {}, []
         self._fresh.add((model, workload))
-        workloads.setdefault(workload, {}).setdefault(contender, []).append(figures)
+        workloads[workload].setdefault(contender, []).append(figures)
+        if self._here not in origins[workload]:
+            origins[workload].append(self._here)
         self.save()
 
+    def _is_from_here(self, origins: list[origin.Origin]) -> bool:
+        return bool(origins) and origin.is_same(origins[-1]["machine"], self._here["machine"])
+
     def add_server(self, model: str, contender: str, facts: dict[str, Any]) -> None:
-        """Keep what is known of a server besides its speed; starts are gathered."""
-        known = self._all["servers"].setdefault(model, {}).setdefault(contender, {})
+        """Keep what is known of a server besides its speed; starts are gathered, those on one machine."""
+        servers = self._all["servers"].setdefault(model, {})
+        known = servers.setdefault(contender, {})
+        if not origin.is_same(known.get("machine", {}), self._here["machine"]):
+            known = servers[contender] = {"machine": self._here["machine"]}
         starts = [*known.get("starts_s", []), *facts.pop("starts_s", [])][-5:]
         if "failed" not in facts:
             known.pop("failed", None)
@@ -66,7 +77,6 @@ class Results:
 
     def save(self) -> None:
         """Write everything, whole or not at all."""
-        self._all |= {"machine": machine(), "date": time.strftime("%Y-%m-%d"), "commit": _commit()}
         self._stem.parent.mkdir(parents=True, exist_ok=True)
         draft = self._file.with_suffix(".draft")
         draft.write_text(json.dumps(self._all, indent=1) + "\n", encoding="utf-8")
@@ -79,11 +89,6 @@ class Results:
         page = service_report.page(self._all)
         self._stem.with_suffix(".md").write_text(page, encoding="utf-8")
         print(page)
-
-
-def _commit() -> str:
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 class Bench:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import origin
 from subjects import SUBJECTS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "service"
@@ -98,17 +99,20 @@ def ratio(workloads: Mapping[str, Any], column: Column, contender: str = OURS) -
 
 def page(results: Mapping[str, Any]) -> str:
     """Return everything as a page of Markdown."""
-    machine = "; ".join(results["machine"].values())
+    results = origin.told_apart(results)
     lines = ["# Quartzite and its peers over HTTP", ""]
-    lines += [f"Last measured {results['date']} at {results['commit']}. Machine: {machine}.", ""]
     lines += ["Medians of alternating rounds. How it is measured: [docs/benchmarks.md](../../docs/benchmarks.md)."]
-    lines += [f"Other processes took {_others(results):.0%} of the processors in the median turn.", ""]
-    for model, workloads in results["measured"].items():
-        servers = results["servers"].get(model, {})
-        lines += [f"## {SUBJECTS[model].name}", "", *_table(workloads, servers, COLUMNS, with_facts=True), ""]
-        lines += _mixed(workloads)
-        lines += _limits(workloads)
-        lines += _failures(servers)
+    lines += [f"Other processes took {_others(results):.0%} of the processors in the median turn."]
+    lines += ["Tables of different machines are not to be compared; ratios within one are.", ""]
+    for model in results["measured"]:
+        lines += [f"## {SUBJECTS[model].name}", ""]
+        for machine, workloads, servers in origin.by_machine(results, model):
+            when = origin.moments(results["origins"][model], list(workloads))
+            lines += [f"Machine: {origin.described(machine)}; {when}.", ""]
+            lines += [*_table(workloads, servers, COLUMNS, with_facts=True), ""]
+            lines += _mixed(workloads)
+            lines += _limits(workloads)
+            lines += _failures(servers)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -180,23 +184,32 @@ def _failures(servers: Mapping[str, Any]) -> list[str]:
 
 
 def readme(results: Mapping[str, Any]) -> str:
-    """Return the README's part: one row a model and workload, Quartzite beside the best peer."""
-    shown = [COLUMNS[index] for index in (0, 2, 3, 5)]
-    rows = []
-    for model, workloads in results["measured"].items():
-        for column in shown:
-            ours, peer, times = (
-                figure_of(workloads, column, OURS),
-                best_peer(workloads, column),
-                ratio(workloads, column),
-            )
-            if ours and peer and times:
-                best = f"{column.form.format(peer[1])} ({NAMES[peer[0]]})"
-                rows.append([SUBJECTS[model].name, column.title, column.form.format(ours), best, f"{times:.1f}"])
-    machine = "; ".join(results["machine"].values())
-    lines = [f"Machine: {machine}; {results['date']}. The last column says how many times better.", ""]
-    lines += _markdown(["model", "what", "Quartzite bf16", "best peer", "times"], rows)
+    """Return the README's part: a table a machine, one row a model and workload, Quartzite beside the best peer."""
+    results = origin.told_apart(results)
+    tables: dict[str, list[list[str]]] = {}
+    dates: dict[str, set[str]] = {}
+    for model in results["measured"]:
+        for machine, workloads, _ in origin.by_machine(results, model):
+            name = origin.described(machine)
+            tables.setdefault(name, []).extend(_rows(model, workloads))
+            dates.setdefault(name, set()).update(origin.dates(results["origins"][model], list(workloads)))
+    lines = ["The last column says how many times better."]
+    for name, rows in tables.items():
+        if rows:
+            lines += ["", f"Machine: {name}; {' to '.join(sorted({min(dates[name]), max(dates[name])}))}.", ""]
+            lines += _markdown(["model", "what", "Quartzite bf16", "best peer", "times"], rows)
     return "\n".join(lines)
+
+
+def _rows(model: str, workloads: Mapping[str, Any]) -> list[list[str]]:
+    rows = []
+    for column in (COLUMNS[index] for index in (0, 2, 3, 5)):
+        ours, peer = figure_of(workloads, column, OURS), best_peer(workloads, column)
+        times = ratio(workloads, column)
+        if ours and peer and times:
+            best = f"{column.form.format(peer[1])} ({NAMES[peer[0]]})"
+            rows.append([SUBJECTS[model].name, column.title, column.form.format(ours), best, f"{times:.1f}"])
+    return rows
 
 
 def plot(results: Mapping[str, Any], file: Path) -> None:
@@ -206,6 +219,7 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    results = origin.told_apart(results)
     shown = [(model, column) for model in results["measured"] for column in _drawn(results["measured"][model])]
     rows = (len(shown) + 1) // 2
     figure, panels = pyplot.subplots(rows, 2, figsize=(12, 2.8 * rows), squeeze=False)
@@ -213,7 +227,8 @@ def plot(results: Mapping[str, Any], file: Path) -> None:
         panel.set_axis_off()
     for panel, (model, column) in zip(panels.flat, shown, strict=False):
         _bars(panel, results["measured"][model], column)
-        panel.set_title(f"{SUBJECTS[model].name}: {column.title}", fontsize=9, loc="left")
+        processor = results["origins"][model][column.workload][-1]["machine"]["processor"].partition(",")[0]
+        panel.set_title(f"{SUBJECTS[model].name}: {column.title}; {processor}", fontsize=9, loc="left")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 

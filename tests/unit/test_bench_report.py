@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import origin
 import service
 import service_report
 from service_report import COLUMNS, Column
@@ -80,3 +81,53 @@ def test_what_a_broken_off_run_measured_is_kept(tmp_path: Any) -> None:
     measured = service.json.loads((tmp_path / "r.json").read_text("utf-8"))["measured"]["minilm"]
     assert measured["chunks"] == {"quartzite": rounds("tokens_per_s", 4.0, 5.0)}
     assert measured["long"] == {"vllm": rounds("tokens_per_s", 3.0)}
+
+
+ANOTHER = {"machine": {"processor": "another", "flags": "amx"}, "date": "2026-02-02", "commit": "def"}
+
+
+def test_a_file_with_one_machine_for_all_is_read() -> None:
+    """Every workload and server of such a file comes from that machine, and the page says so once a model."""
+    told = origin.told_apart(RESULTS)
+    assert told["origins"]["minilm"]["chunks"] == [
+        {"machine": RESULTS["machine"], "date": "2026-01-01", "commit": "abc"}
+    ]
+    assert told["servers"]["minilm"]["quartzite"]["machine"] == RESULTS["machine"]
+    assert service_report.page(RESULTS).count("Machine: a processor; 2026-01-01 at abc.") == 1
+
+
+def test_figures_of_two_machines_never_share_a_table(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A workload measured anew elsewhere leaves the table, with its ratio and facts of servers."""
+    (tmp_path / "r.json").write_text(service.json.dumps(RESULTS), "utf-8")
+    monkeypatch.setattr(origin, "here", lambda: ANOTHER)
+    results = service.Results(tmp_path / "r", add=True)
+    results.add_turn("minilm", "chunks", "quartzite", {"tokens_per_s": 8.0})
+    results.add_turn("minilm", "chunks", "vllm", {"tokens_per_s": 2.0})
+    results.add_server("minilm", "quartzite", {"starts_s": [7.0]})
+    told = service.json.loads((tmp_path / "r.json").read_text("utf-8"))
+    before, after = service_report.page(told).split("Machine: another; amx; 2026-02-02 at def.")
+    assert "Machine: a processor; 2026-01-01 at abc." in before
+    assert "| server | 1 client, p50 ms | peak MiB" in before
+    assert "7.00" not in before
+    assert "| Quartzite bf16 | 8 |  |  | 7.00 |" in after
+    assert "| **Quartzite to the best peer** | 4.00 |" in after
+    readme = service_report.readme(told)
+    assert (
+        readme.index("Machine: a processor; 2026-01-01.") < readme.index("1 client") < readme.index("Machine: another")
+    )
+    assert "| chunks, tokens/s | 8 | 2 (vLLM bf16) | 4.0 |" in readme.partition("Machine: another; amx; 2026-02-02.")[2]
+
+
+def test_rounds_are_added_to_those_of_the_same_machine_only(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a later commit adds is told beside the earlier one; another machine's rounds are replaced."""
+    later = ANOTHER | {"commit": "later"}
+    for where, rate in ((ANOTHER, 1.0), (later, 2.0)):
+        monkeypatch.setattr(origin, "here", lambda where=where: where)
+        service.Results(tmp_path / "r", add=True).add_turn("minilm", "long", "quartzite", {"tokens_per_s": rate})
+    told = service.json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert told["measured"]["minilm"]["long"]["quartzite"] == rounds("tokens_per_s", 1.0, 2.0)
+    assert "2026-02-02 at def, 2026-02-02 at later." in service_report.page(told)
+    monkeypatch.setattr(origin, "here", lambda: later | {"machine": {"processor": "a third", "flags": "amx"}})
+    service.Results(tmp_path / "r", add=True).add_turn("minilm", "long", "quartzite", {"tokens_per_s": 3.0})
+    told = service.json.loads((tmp_path / "r.json").read_text("utf-8"))
+    assert told["measured"]["minilm"]["long"]["quartzite"] == rounds("tokens_per_s", 3.0)
