@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import numpy as np
+import openvino as ov
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from openvino import PartialShape, Type, opset15
 
+from quartzite.engines.openvino import graph
 from quartzite.engines.openvino.int8 import GROUP, SCALE, SMOOTHING, Smoothing, quantise, with_int8_products
 from quartzite.errors import WeightsRefused
 from quartzite.weights.tensor import Tensor
@@ -136,3 +139,43 @@ def test_smoothed_and_plain_files_do_not_mix(tmp_path: Path) -> None:
         assert smoothed["a" + SCALE].data.tolist() != plain["a" + SCALE].data.tolist()
     assert made == [1]
     assert len(list((cache / "int8").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("out", "inner"), [(64, 72), (48, 72), (32, 32), (16, 16), (192, 40), (512, 504)])
+def test_matrices_that_streams_would_expand_together_are_expanded_before(out: int, inner: int) -> None:
+    """Where the plugin does not keep int8, streams that expand one matrix at the same time lose its scales."""
+    assert not _holds_int8(_product(out, inner))
+
+
+@pytest.mark.parametrize(("out", "inner"), [(64, 64), (48, 96), (33, 32), (513, 72), (64, 520)])
+def test_other_matrices_stay_int8(out: int, inner: int) -> None:
+    """Memory is halved only where the graph keeps the levels."""
+    assert _holds_int8(_product(out, inner))
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_int8_products_are_right_on_every_stream(groups: int) -> None:
+    """Of a product of 72 x 64 one graph in five was wrong where two streams began at the same time."""
+    matrix = np.random.default_rng(0).standard_normal((64, 72)).astype(np.float32)
+    levels, scales = quantise(matrix, groups)
+    rounded = (levels.reshape(64, groups, -1) * scales[:, :, None]).reshape(64, 72)
+    states = np.eye(72, dtype=np.float32)[None]
+    for _ in range(20):
+        model = _model(Tensor("w", "I8", levels), Tensor("s", "F32", scales), 72)
+        compiled = ov.Core().compile_model(model, "CPU", {"NUM_STREAMS": 2, "INFERENCE_PRECISION_HINT": "bf16"})
+        result = compiled.create_infer_request().infer([states])[0][0].T
+        assert np.abs(result - rounded).max() < 0.02 * np.abs(matrix).max()
+
+
+def _product(out: int, inner: int) -> ov.Model:
+    levels, scales = quantise(np.ones((out, inner), dtype=np.float32))
+    return _model(Tensor("w", "I8", levels), Tensor("s", "F32", scales), inner)
+
+
+def _model(weight: Tensor, scale: Tensor, inner: int) -> ov.Model:
+    states = opset15.parameter(PartialShape([1, -1, inner]), Type.f32)
+    return ov.Model([graph.product(states, weight, scale, None)], [states], "product")
+
+
+def _holds_int8(model: ov.Model) -> bool:
+    return any(node.get_element_type() == Type.i8 for node in model.get_ops())

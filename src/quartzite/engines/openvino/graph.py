@@ -20,6 +20,9 @@ STORED_TYPES = {"F32": Type.f32, "F16": Type.f16, "BF16": Type.bf16}
 MASKED = np.float32(-65504.0)
 """Added to the score of a forbidden pair: finite, so that a row of the bucket's tail can never become NaN."""
 
+SMALLEST_TILE, LARGEST_UNFIT = 32, 512
+"""What the plugin's `FullyConnected::isSupportedCompressedOperation` asks of int8 weights on a processor with AMX."""
+
 
 def integers(values: int | Sequence[int]) -> Node:
     """Return an int64 constant, a scalar for a plain int."""
@@ -60,11 +63,24 @@ def _expanded(weight: Tensor, scale: Tensor) -> Node:
     The Convert carries no mark: the plugin knows these forms by itself, and marked it would fold the product to f32.
     """
     out, groups = scale.shape
+    if _is_unfit(*weight.shape):
+        matrix = weight.data.astype(np.float32).reshape(out, groups, -1) * scale.as_f32().reshape(out, groups, 1)
+        return opset15.constant(matrix.reshape(weight.shape))
     if groups == 1:
         return opset15.multiply(opset15.convert(shared(weight.data, Type.i8), Type.f32), shared(scale.data, Type.f32))
     levels = opset15.convert(shared(weight.data.reshape(out, groups, -1), Type.i8), Type.f32)
     matrix = opset15.multiply(levels, shared(scale.data.reshape(out, groups, 1), Type.f32))
     return opset15.reshape(matrix, integers(weight.shape), special_zero=False)
+
+
+def _is_unfit(out: int, inner: int) -> bool:
+    """Return whether a matrix is of those that the plugin does not keep in int8 where it uses AMX.
+
+    It would expand them itself, once for all streams and without keeping them apart: now and then scales are lost.
+    """
+    if max(out, inner) <= SMALLEST_TILE:
+        return True
+    return max(out, inner) <= LARGEST_UNFIT and inner % SMALLEST_TILE != 0
 
 
 def smoothed(states: Node, multipliers: Tensor | None) -> Node:
