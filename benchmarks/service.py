@@ -113,7 +113,7 @@ class Bench:
             return None
         print(f"  {NAMES[name]}: first vector after {server.start_s:.2f} s", flush=True)
         facts: dict[str, Any] = {"starts_s": [server.start_s]}
-        if not self.site.subject.sees:  # whose vectors of texts no peer has: they know nothing of the prompt
+        if self._is_comparable():
             facts["cosine"] = self._cosine(name, vectors)
         self.results.add_server(self.model, name, facts)
         server.freeze()
@@ -141,9 +141,19 @@ class Bench:
             raise ServerFailed(f"answers {load.statuses()} to plain queries")
         return [json.loads(answer.body)["data"][0]["embedding"] for _, answer in sorted(load.answers, key=_place)]
 
+    def _is_comparable(self) -> bool:
+        """Whether vectors can be held against sentence-transformers', which must be installed or have been asked."""
+        if self.site.subject.sees:  # whose vectors of texts no peer has: they know nothing of the prompt
+            return False
+        return self._truth_file.exists() or CONTENDERS[TRUTH].is_installed(self.cache)
+
+    @property
+    def _truth_file(self) -> Path:
+        return self.cache / "truth" / f"{self.model}.json"
+
     def _cosine(self, name: str, vectors: list[list[float]]) -> float:
         """Return the lowest cosine to sentence-transformers in f32, whose vectors are kept in the cache."""
-        truth = self.cache / "truth" / f"{self.model}.json"
+        truth = self._truth_file
         if name == TRUTH or not truth.exists():
             true = vectors if name == TRUTH else self._truth()
             truth.parent.mkdir(parents=True, exist_ok=True)
