@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve install test test-clients check docs lock golden references bench bench-engine bench-ledger bench-load bench-peers bench-quick test-heavy clean
+.PHONY: help serve install test test-clients check docs lock golden references bench bench-engine bench-length bench-ledger bench-load bench-peers bench-quick test-heavy clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -65,6 +65,10 @@ golden: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## compute the golden files anew
 
 bench-engine: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## tokens per second of the engine and of sentence-transformers
 	@$(VENV_REFERENCE)/bin/python benchmarks/engine.py $(ARGS)
+
+bench-length: $(VENV)/.ready $(VENV_REFERENCE)/.ready ## time and memory of one text of 128 to 8192 tokens; a quarter of an hour
+	@$(VENV)/bin/python benchmarks/length.py $(ARGS)
+	@$(VENV_REFERENCE)/bin/python benchmarks/length_report.py
 
 bench-load: $(VENV_DEV)/.ready ## twice the load that the server can take, and kill -9 under it; a few minutes
 	@$(BIN)/python benchmarks/load.py $(ARGS)

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import datetime
 import json
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from memory import Memory, anonymous_bytes
 from quartzite.config import EngineSettings
 from quartzite.domain import Encoded, Picture
 from quartzite.engines.openvino.engine import OpenVinoEngine, load
@@ -34,25 +34,6 @@ MODELS = {
 INPUTS = {"text": None, "64x64": (64, 64), "640x480": (480, 640), "1920x1080": (992, 1792)}
 FRAME, TEXT = 20, 108
 """Tokens of the prompt's frame, and of the text in it."""
-
-
-class Memory:
-    """Watches the memory of this process that cannot be given up: all but the pages of mapped files."""
-
-    def __init__(self) -> None:
-        self.peak_bytes = 0
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def _watch(self) -> None:
-        while True:
-            self.peak_bytes = max(self.peak_bytes, anonymous_bytes())
-            time.sleep(0.02)
-
-
-def anonymous_bytes() -> int:
-    """Return this process's resident memory that no file backs."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
 
 
 def item(kind: str, seed: int) -> Encoded:
