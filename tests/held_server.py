@@ -27,7 +27,7 @@ from quartzite.engines.fake import FakeEngine
 from quartzite.storage.ledger import Ledger
 
 class Held(FakeEngine):
-    async def embed(self, batch):
+    async def embed(self, batch, spread=False):
         if "slow" in sys.argv:
             await asyncio.sleep(0.01)
             return await super().embed(batch)

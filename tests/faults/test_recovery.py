@@ -212,6 +212,17 @@ async def test_one_lost_stream_of_two_is_told_and_the_model_is_in_use() -> None:
     assert batcher.healthy
 
 
+@in_virtual_time
+async def test_a_lost_micro_batch_counts_for_all_streams_that_it_has() -> None:
+    """One that had the engine to itself leaves nothing for others: lost, and not degraded."""
+    batcher, _ = await observed(TimedEngine(streams=2, stuck_on=13, spread=2))
+    stuck = asyncio.create_task(batcher.embed(items(13), 3))
+    await asyncio.wait([stuck])
+    await after(1)
+    assert stuck.exception()
+    assert batcher.health == ModelHealth("lost", streams=2, lost_streams=2)
+
+
 @pytest.mark.parametrize("during", ["a probe", "a pause"])
 @in_virtual_time
 async def test_stopping_ends_the_trying(during: str) -> None:

@@ -11,7 +11,8 @@ import pytest
 from quartzite.config import EngineSettings, Precision
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.openvino import bert, graph, qwen3, rows
-from quartzite.engines.openvino.engine import OpenVinoEngine, load
+from quartzite.engines.openvino.engine import Maker, OpenVinoEngine, load
+from quartzite.engines.openvino.session import Graphs
 from quartzite.registry.card import ModelCard
 from quartzite.registry.folder import read_card
 from synthetic.golden import GoldenCase
@@ -104,6 +105,53 @@ def test_items_side_by_side_do_not_disturb_each_other(case: GoldenCase, loaded: 
 
     alone = _embed(engine, [[item] for item in items])
     assert _cosines(asyncio.run(together()), alone).min() >= 0.999999
+
+
+def _spread(engine: OpenVinoEngine, batches: Sequence[Sequence[Encoded]]) -> Vectors:
+    """Return the vectors of micro-batches that have both streams together."""
+
+    async def run() -> Vectors:
+        await engine.warmed()
+        assert engine.spread == 2
+        return np.concatenate([await engine.embed(batch, spread=True) for batch in batches])
+
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("name", ["bert-cls", "bert-mean", "xlmr-cls"])
+def test_a_vector_does_not_depend_on_the_threads_it_had(
+    name: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path
+) -> None:
+    """A micro-batch that has all streams to itself, alone or packed, gets the vectors that it gets on one."""
+    case = golden_case(name)
+    engine, items = load(_card(case), EngineSettings(precision="f32", threads=2), tmp_path), _items(case)
+    short = [item for item in items if item.tokens <= engine.shape.tokens]
+    alone = _embed(engine, [[item] for item in short])
+    assert _cosines(_spread(engine, [[item] for item in short]), alone).min() >= 0.999999
+    batches, order = _packed(short, engine, seed=0)
+    assert _cosines(_spread(engine, batches), alone[order]).min() >= 0.999999
+
+
+def test_a_fault_of_graphs_with_all_threads_would_be_seen(
+    golden_case: Callable[[str], GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With item slots exchanged in those graphs alone, rows that have all streams come out wrong, others do not."""
+    warm_graphs = Maker.warm_graphs
+
+    def exchanged(maker: Maker, streams: int, threads: int) -> Graphs:
+        pool = graph.pool
+        with pytest.MonkeyPatch.context() as patch:
+            turned = graph.integers(list(range(maker.shape.items))[::-1])
+            patch.setattr(graph, "pool", lambda *given: graph.opset15.gather(pool(*given), turned, graph.integers(0)))
+            return warm_graphs(maker, streams, threads)
+
+    monkeypatch.setattr(Maker, "warm_graphs", exchanged)
+    case = golden_case("bert-mean")
+    engine = load(_card(case), EngineSettings(precision="f32", threads=2), tmp_path)
+    item = _items(case)[0]
+    right = _embed(engine, [[item]])
+    assert np.abs(_spread(engine, [[item]]) - right).max() > 0.01
+    assert _cosines(_embed(engine, [[item]]), right).min() >= 0.999999
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,56 @@ async def test_one_request_is_split_evenly_over_idle_streams() -> None:
 
 
 @in_virtual_time
+async def test_a_micro_batch_alone_has_all_streams() -> None:
+    """With nothing beside it and nothing waiting, a query is done in half the time where two streams can join."""
+    engine = TimedEngine(streams=2, spread=2)
+    batcher = await started(engine)
+    await batcher.embed(items(16), HOUR)
+    assert engine.spreading == 1
+    assert now() == pytest.approx(0.008)
+
+
+@in_virtual_time
+async def test_what_comes_beside_a_micro_batch_on_all_streams_waits_and_goes_together() -> None:
+    """No core is idle meanwhile; what has gathered by then has all streams in its turn."""
+    engine = TimedEngine(streams=2, spread=2)
+    batcher = await started(engine)
+    first = asyncio.create_task(batcher.embed(items(128), HOUR))
+    await asyncio.sleep(0.01)
+    await asyncio.gather(*[batcher.embed(items(16), HOUR) for _ in range(2)])
+    assert engine.begun == [(0.0, (128,)), (0.064, (16, 16))]
+    assert engine.spreading == 2
+    await first
+
+
+@in_virtual_time
+async def test_nothing_is_spread_while_more_waits_or_runs() -> None:
+    """Each stream has its own micro-batch as ever, and a long item leaves the other stream to others."""
+    engine = TimedEngine(streams=2, spread=2)
+    batcher = await started(engine)
+    await batcher.embed(items(*[128] * 8), HOUR)
+    long = asyncio.create_task(batcher.embed(items(1000), HOUR))
+    await asyncio.sleep(0.1)
+    await batcher.embed(items(16), HOUR)
+    assert not long.done()
+    await long
+    assert engine.spreading == 0
+
+
+@in_virtual_time
+async def test_of_many_streams_only_some_are_joined() -> None:
+    """On four streams of which two can be joined, two micro-batches alone run side by side."""
+    engine = TimedEngine(streams=4, spread=2)
+    batcher = await started(engine)
+    first = asyncio.create_task(batcher.embed(items(128), HOUR))
+    await asyncio.sleep(0.01)
+    await batcher.embed(items(64), HOUR)
+    assert engine.begun == [(0.0, (128,)), (0.01, (64,))]
+    assert engine.spreading == 2
+    await first
+
+
+@in_virtual_time
 async def test_streams_are_kept_busy_while_anything_waits() -> None:
     """40 full micro-batches on two streams take exactly the time of 20: no stream ever pauses."""
     batcher = await started(TimedEngine(streams=2))

@@ -45,12 +45,16 @@ class Ran:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Flight:
-    """One micro-batch in the engine; `long` is that of a lone item over the budget, `started` a moment of the clock."""
+    """One micro-batch in the engine, on the cores of so many `streams`.
+
+    `long` is that of a lone item over the budget, `started` a moment of the clock.
+    """
 
     picks: Picks
     tokens: int
     started: float
     long: bool
+    streams: int
 
 
 class Observer(Protocol):
@@ -66,8 +70,9 @@ class Observer(Protocol):
 class Batcher:
     """Runs the requests for one engine in micro-batches; one object per engine, used on one event loop.
 
-    Micro-batches begin as soon as a stream is idle and anything waits. While items over the budget hold all streams,
-    one micro-batch more is handed to the engine, which lets it in between their pieces.
+    Micro-batches begin as soon as a stream is idle and anything waits; one with which nothing is left waiting has the
+    cores of as many idle streams as the engine can give it. While items over the budget hold all streams, one
+    micro-batch more is handed to the engine, which lets it in between their pieces.
 
     After a failure of the scheduling every request is refused until the engine has answered a probe; each such failure
     that no answered request lies before doubles the pause, so that a fault that stays does not spin.
@@ -109,7 +114,8 @@ class Batcher:
         A stream is lost while a micro-batch has been in the engine for longer than any of its requests was given, and
         for longer than this batcher's patience.
         """
-        lost = sum(map(self._is_lost, self._flights.values())) + self._recovery.is_lost
+        lost = sum([flight.streams for flight in self._flights.values() if self._is_lost(flight)])
+        lost += self._recovery.is_lost
         return ModelHealth(self._state(lost), self._engine.streams, min(lost, self._engine.streams))
 
     @property
@@ -173,8 +179,7 @@ class Batcher:
 
     def _next(self) -> Picks:
         probing = self._recovery.in_engine
-        idle = self._engine.streams - len(self._flights) - probing
-        if idle > 0:
+        if (idle := self._idle_streams() - probing) > 0:
             return self._room.take(idle, long=True)
         if not probing and all(flight.long for flight in self._flights.values()):
             return self._room.take(1, long=False)
@@ -186,9 +191,20 @@ class Batcher:
         for ticket, _ in picks:
             ticket.enter(now)
         tokens = sum([item.tokens for item in batch])
-        task = asyncio.get_running_loop().create_task(self._engine.embed(batch))
-        self._flights[task] = Flight(picks, tokens, now, tokens > self._engine.shape.tokens)
+        long = tokens > self._engine.shape.tokens
+        streams = 1 if long else self._streams_together()
+        task = asyncio.get_running_loop().create_task(self._engine.embed(batch, streams > 1))
+        self._flights[task] = Flight(picks, tokens, now, long, streams)
         task.add_done_callback(self._land)
+
+    def _streams_together(self) -> int:
+        """Return how many streams the micro-batch taken last has together: what waits, or is tried, needs others."""
+        spread = self._engine.spread
+        is_alone = not self._room.tokens and not self._recovery.in_engine
+        return spread if is_alone and self._idle_streams() >= spread else 1
+
+    def _idle_streams(self) -> int:
+        return self._engine.streams - sum([flight.streams for flight in self._flights.values()])
 
     def _land(self, task: asyncio.Task[Vectors]) -> None:
         """Take a micro-batch back; the stream is filled before the clients are told, who have work to do with it."""
@@ -274,7 +290,7 @@ class Batcher:
                 self._observer.restarted()
 
     def _has_free_stream(self) -> bool:
-        return len(self._flights) < self._engine.streams
+        return self._idle_streams() > 0
 
     def _is_sound(self, vectors: Vectors) -> bool:
         return bool(self._finite(vectors, 1).all())

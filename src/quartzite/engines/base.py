@@ -36,6 +36,10 @@ class Engine(Protocol):
         """
 
     @property
+    def spread(self) -> int:
+        """How many idle streams one micro-batch can have together, so that it ends earlier; 1 where it cannot."""
+
+    @property
     def shape(self) -> MicroBatchShape:
         """The largest micro-batch, and the lengths that are cheap."""
 
@@ -43,10 +47,11 @@ class Engine(Protocol):
     def arithmetic(self) -> str:
         """How it computes and why so, in words for the operator: `bf16 (the processor has amx_bf16)`."""
 
-    async def embed(self, batch: Sequence[Encoded]) -> Vectors:
+    async def embed(self, batch: Sequence[Encoded], spread: bool = False) -> Vectors:
         """Return one pooled vector per item, in order: float32 (B, D), not normalised.
 
-        The batch respects `shape`. Any exception means that the whole micro-batch failed.
+        The batch respects `shape`; with `spread` it has the cores of as many streams as the engine's `spread` says.
+        Any exception means that the whole micro-batch failed.
         """
 
     async def close(self) -> None:

@@ -36,6 +36,7 @@ class FakeEngine:
     ) -> None:
         self.dimensions = dimensions
         self.streams = streams
+        self.spread = 1
         self.shape = shape
         self.arithmetic = "f32 (nothing is computed)"
         self.batches: list[tuple[int, ...]] = []
@@ -55,7 +56,7 @@ class FakeEngine:
         """Let all that are held go on."""
         self._open.set()
 
-    async def embed(self, batch: Sequence[Encoded]) -> Vectors:
+    async def embed(self, batch: Sequence[Encoded], spread: bool = False) -> Vectors:  # noqa: ARG002
         """Return float32 (B, D) made of the token ids alone, or fail as provoked."""
         self.batches.append(tuple(item.tokens for item in batch))
         self.entered.set()

@@ -4,7 +4,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +40,7 @@ LARGE_MODEL_PARAMETERS = 2_000_000_000
 SPREAD_PARAMETERS = 200_000_000
 """Above this an item alone takes long, and products are so large that several threads share one at little loss."""
 THREADS_OF_A_SPREAD_STREAM = 4
+"""At most so many threads share the products of one row."""
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
 Build = Callable[[int | None, int], ov.Model]
@@ -61,11 +62,16 @@ class Inputs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A model ready to run: its graphs, what makes their inputs, and what sees pictures where items may have some."""
+    """A model ready to run: its graphs, what makes their inputs, and what sees pictures where items may have some.
+
+    `widen` makes graphs for rows that have the cores of `spread` streams, in a second or two; None where that is 1.
+    """
 
     graphs: Graphs
     inputs: Inputs
     vision: VisionTower | None
+    spread: int = 1
+    widen: Callable[[], Graphs] | None = None
 
 
 class OpenVinoEngine:
@@ -82,19 +88,26 @@ class OpenVinoEngine:
         self._inputs = network.inputs
         self._graphs = network.graphs
         self._vision = network.vision
+        self._network = network
+        self._wide: Graphs | None = None
         # A long item runs in pieces; the turns let micro-batches in between them.
         self._turns = asyncio.Semaphore(streams)
-        self._warming = threading.Thread(target=self._graphs.warm, name=f"warm {card.name}", daemon=True)
+        self._warming = threading.Thread(target=self._warm, name=f"warm {card.name}", daemon=True)
         self._warming.start()
 
-    async def embed(self, batch: Sequence[Encoded]) -> Vectors:
+    @property
+    def spread(self) -> int:
+        """How many idle streams one micro-batch can have together; 1 until the graphs for it are there."""
+        return self._network.spread if self._wide else 1
+
+    async def embed(self, batch: Sequence[Encoded], spread: bool = False) -> Vectors:
         """Return one pooled vector per item, in order: float32 (B, D), not normalised."""
         if self._vision is not None:
             batch = await self._vision.see(batch, self._turns)
         tokens = sum(item.tokens for item in batch)
         if tokens > self.shape.tokens:
             return await self._embed_long(batch[0])
-        graph, length = self._graphs.for_row(tokens)
+        graph, length = ((spread and self._wide) or self._graphs).for_row(tokens)
         run = await graph.take()
         try:
             async with self._turns:
@@ -122,11 +135,22 @@ class OpenVinoEngine:
         weights = [min(longest, item.tokens - start) for start in range(0, item.tokens, longest)]
         return joined(vectors, weights[: len(vectors)], self._pooling)[None]
 
+    async def warmed(self) -> None:
+        """Wait for graphs that are still being compiled."""
+        await asyncio.to_thread(self._warming.join)
+
     async def close(self) -> None:
         """Wait for graphs that are still being compiled, then let go of everything."""
-        await asyncio.to_thread(self._warming.join)
+        await self.warmed()
         self._graphs.close()
-        del self._inputs, self._vision
+        if self._wide:
+            self._wide.close()
+        del self._inputs, self._vision, self._network
+
+    def _warm(self) -> None:
+        self._graphs.warm()
+        if self._network.widen:
+            self._wide = self._network.widen()
 
 
 def joined(vectors: Sequence[Vectors], tokens: Sequence[int], pooling: Pooling) -> Vectors:
@@ -157,32 +181,64 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     if arithmetic.storage == "int8":
         tensors = _with_int8(card, tensors, cache, arithmetic)
     build, inputs = architecture(card, tensors)
-    shape = micro_batch_shape(card, settings)
-    options = {
-        "INFERENCE_PRECISION_HINT": arithmetic.compute,
-        "KV_CACHE_PRECISION": arithmetic.compute,
-        "NUM_STREAMS": streams,
-        "INFERENCE_NUM_THREADS": threads,
-        # Graphs of several lengths run at the same time: pinned, their streams would share one core.
-        "ENABLE_CPU_PINNING": False,
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": arithmetic.group,
-    }
-    core = ov.Core()
-
-    def compile_(model: ov.Model) -> Any:
-        return core.compile_model(model, settings.device, options)
-
+    spread = min(streams, THREADS_OF_A_SPREAD_STREAM) if _is_small(card) and streams == threads else 1
+    maker = Maker(settings.device, arithmetic, build, inputs, micro_batch_shape(card, settings))
     try:
-        graphs = Graphs(compile_, lambda length: build(length, shape.items), shape.buckets, _apart(card, shape))
-        graph, length = graphs.for_row(1)
-        graph.prime(inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], length, shape.items), streams)
-        vision = vision_tower(card, tensors, compile_)
+        graphs = maker.graphs(streams, threads, _apart(card, maker.shape, spread))
+        maker.prime(graphs, 1, streams)
+        vision = vision_tower(card, tensors, maker.compiling(streams, threads))
         if vision is not None:
             vision.prime(streams)
     except RuntimeError as error:
         raise ModelRefused(f"{card.name}: OpenVINO refuses it on {settings.device}: {error}") from error
-    network = Network(graphs, inputs, vision)
-    return OpenVinoEngine(card, network, shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
+    widen = partial(maker.warm_graphs, streams // spread, spread) if spread > 1 else None
+    network = Network(graphs, inputs, vision, spread, widen)
+    return OpenVinoEngine(card, network, maker.shape, streams, f"{arithmetic.name} ({arithmetic.reason})")
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes the graphs of one model, with as many streams as are asked for."""
+
+    device: str
+    arithmetic: Arithmetic
+    build: Build
+    inputs: Inputs
+    shape: MicroBatchShape
+    core: ov.Core = field(default_factory=ov.Core)
+
+    def compiling(self, streams: int, threads: int) -> Callable[[ov.Model], Any]:
+        """Return what compiles a model for `streams` of `threads` in all."""
+        options = {
+            "INFERENCE_PRECISION_HINT": self.arithmetic.compute,
+            "KV_CACHE_PRECISION": self.arithmetic.compute,
+            "NUM_STREAMS": streams,
+            "INFERENCE_NUM_THREADS": threads,
+            # Graphs of several lengths run at the same time: pinned, their streams would share one core.
+            "ENABLE_CPU_PINNING": False,
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": self.arithmetic.group,
+        }
+        return lambda model: self.core.compile_model(model, self.device, options)
+
+    def graphs(self, streams: int, threads: int, apart: Sequence[int]) -> Graphs:
+        """Return the graphs, of which the one for all rows is compiled."""
+        shape = self.shape
+        return Graphs(
+            self.compiling(streams, threads), lambda length: self.build(length, shape.items), shape.buckets, apart
+        )
+
+    def warm_graphs(self, streams: int, threads_of_a_stream: int) -> Graphs:
+        """Return the graphs, all of them compiled and primed for every row length."""
+        graphs = self.graphs(streams, streams * threads_of_a_stream, self.shape.buckets[:1])
+        graphs.warm()
+        for tokens in self.shape.buckets:
+            self.prime(graphs, tokens, streams)
+        return graphs
+
+    def prime(self, graphs: Graphs, tokens: int, streams: int) -> None:
+        """Have rows of `tokens` run once on every stream."""
+        graph, length = graphs.for_row(tokens)
+        graph.prime(self.inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], length, self.shape.items), streams)
 
 
 def model_tensors(card: ModelCard) -> dict[str, Tensor]:
@@ -257,9 +313,10 @@ def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchSh
     return MicroBatchShape(tokens, ITEM_SLOTS, (*shortest, *range(STEP, tokens, STEP), tokens))
 
 
-def _apart(card: ModelCard, shape: MicroBatchShape) -> list[int]:
-    """Return the row lengths that have a graph of their own: those of most queries, and full rows."""
-    return sorted({*shape.buckets[:2], shape.tokens}) if _is_small(card) else []
+def _apart(card: ModelCard, shape: MicroBatchShape, spread: int) -> list[int]:
+    """Return the row lengths that have a graph of their own: full rows, and the shortest where those are not spread."""
+    shortest = shape.buckets[:2] if spread == 1 else ()
+    return sorted({*shortest, shape.tokens}) if _is_small(card) else []
 
 
 def _micro_batch_tokens(card: ModelCard) -> int:
