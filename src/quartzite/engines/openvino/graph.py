@@ -94,13 +94,16 @@ def layer_norm(states: Node, gain: Tensor, bias: Tensor, epsilon: float) -> Node
     return opset15.add(opset15.multiply(centred, stored(gain)), stored(bias))
 
 
-def rms_norm(states: Node, gain: Tensor, epsilon: float) -> Node:
-    """Return `states` over their root mean square of the last axis, times `gain`, in the form the plugin fuses."""
+def rms_norm(states: Node, gain: Node, epsilon: float) -> Node:
+    """Return `states` over their root mean square of the last axis, times `gain`, in the form the plugin fuses.
+
+    `gain` is a constant node.
+    """
     square = opset15.power(states, opset15.constant(np.float32(2)))
     mean = opset15.reduce_mean(square, integers([-1]), keep_dims=True)
     root = opset15.sqrt(opset15.add(mean, opset15.constant(np.float32(epsilon))))
     inverse = opset15.divide(opset15.constant(np.float32(1)), root)
-    return opset15.multiply(stored(gain), opset15.multiply(states, inverse))
+    return opset15.multiply(gain, opset15.multiply(states, inverse))
 
 
 def activate(states: Node, kind: Activation) -> Node:

@@ -119,7 +119,7 @@ class Qwen3Graph:
 
     def _attention(self, states: Node, at: str, rotary: graph.Rotary, mask: Node, stateful: bool) -> Node:
         shape, own = self.shape, f"{at}.self_attn"
-        query = self._heads(states, f"{own}.q", shape.heads, rotary)
+        query = self._heads(states, f"{own}.q", shape.heads, rotary, scale=shape.head_size**-0.5)
         key = self._heads(states, f"{own}.k", shape.key_value_heads, rotary)
         value = graph.split_heads(self._linear(states, f"{own}.v_proj"), shape.key_value_heads, shape.head_size)
         if stateful:
@@ -128,26 +128,30 @@ class Qwen3Graph:
         return self._linear(attended, f"{own}.o_proj")
 
     def _attend(self, query: Node, key: Node, value: Node, mask: Node) -> Node:
-        """Return the attention of query (B, heads, T, size) over key and value (B, key_value_heads, S, size).
+        """Return the attention of scaled query (B, heads, T, size) over key and value (B, key_value_heads, S, size).
 
         Written out in products that share each key head among its group of query heads: the plugin's own operator
         copies them, and is ten times slower once keys are older than the row.
         """
         groups, size = self.shape.key_value_heads, self.shape.head_size
-        scaled = opset15.multiply(query, opset15.constant(np.float32(size**-0.5)))
         in_groups = opset15.reshape(
-            scaled, graph.integers([0, groups, self.shape.heads // groups, -1, size]), special_zero=True
+            query, graph.integers([0, groups, self.shape.heads // groups, -1, size]), special_zero=True
         )
         key, value = (opset15.unsqueeze(part, graph.integers(2)) for part in (key, value))
         scores = opset15.add(opset15.matmul(in_groups, key, False, True), mask)
         attended = opset15.matmul(opset15.softmax(scores, -1), value, False, False)
         return opset15.reshape(attended, graph.integers([0, self.shape.heads, -1, size]), special_zero=True)
 
-    def _heads(self, states: Node, name: str, heads: int, rotary: graph.Rotary) -> Node:
-        """Project, split, norm each head, turn by position: (1, T, hidden) to (1, heads, T, head_size)."""
+    def _heads(self, states: Node, name: str, heads: int, rotary: graph.Rotary, scale: float = 1.0) -> Node:
+        """Project, split, norm each head, turn by position: (1, T, hidden) to (1, heads, T, head_size), times `scale`.
+
+        The scale goes into the norm's gain: an operation of its own reads and writes all heads once more.
+        """
         projected = self._linear(states, f"{name}_proj")
         split = opset15.reshape(projected, graph.integers([0, 0, heads, self.shape.head_size]), special_zero=True)
-        normed = opset15.transpose(self._norm(split, f"{name}_norm"), graph.integers([0, 2, 1, 3]))
+        gain = self.tensors[f"{name}_norm.weight"].as_f32() * np.float32(scale)
+        normed = graph.rms_norm(split, opset15.constant(gain), self.shape.epsilon)
+        normed = opset15.transpose(normed, graph.integers([0, 2, 1, 3]))
         return graph.rotate(normed, rotary, self.shape.head_size)
 
     def _with_state(self, new: Node, name: str) -> Node:
@@ -172,7 +176,7 @@ class Qwen3Graph:
         return graph.smoothed(normed, self.tensors.get(name + SMOOTHING))
 
     def _norm(self, states: Node, name: str) -> Node:
-        return graph.rms_norm(states, self.tensors[f"{name}.weight"], self.shape.epsilon)
+        return graph.rms_norm(states, graph.stored(self.tensors[f"{name}.weight"]), self.shape.epsilon)
 
 
 class Qwen3Inputs:
