@@ -45,6 +45,14 @@ def test_int8_dynamic_computes_products_in_int8(flag: str) -> None:
     assert "products in int8" in arithmetic.reason
 
 
+def test_int8_dynamic_says_that_amx_has_no_int8_products() -> None:
+    """OpenVINO leaves activations in bf16 there: nobody is told otherwise, and the closer weights stay."""
+    arithmetic = choose("int8-dynamic", frozenset({"amx_bf16", "amx_int8", "avx512_vnni"}))
+    assert (arithmetic.name, arithmetic.group) == ("int8-dynamic", 128)
+    assert "products in bf16" in arithmetic.reason
+    assert "products in int8" not in arithmetic.reason
+
+
 def test_int8_dynamic_is_int8_where_the_processor_has_no_int8_products() -> None:
     """Without VNNI the weights are int8 all the same, and what is shown at start is what is done."""
     arithmetic = choose("int8-dynamic", frozenset({"avx2"}))

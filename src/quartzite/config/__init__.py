@@ -103,7 +103,7 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Precision,
         Meta(
             description="`auto` takes bf16 where the processor has it and f32 elsewhere; `int8-dynamic` also brings "
-            "what meets int8 weights to int8, which is the fastest where the processor has VNNI."
+            "what meets int8 weights to int8, which is the fastest where the processor has VNNI and no AMX."
         ),
     ] = "auto"
     streams: Annotated[
