@@ -52,6 +52,14 @@ def _queries(clients: int) -> Workload:
     return Workload(draw, put)
 
 
+def _repeated(clients: int) -> Workload:
+    def draw(source: Source, pace: Pace) -> tuple[Batch, ...]:
+        different = 4096 if pace is SMALL else 512
+        return (source.repeated_queries(different * CYCLED, different),)
+
+    return Workload(draw, _queries(clients).put)
+
+
 def _chunks() -> Workload:
     def put(server: Server, batches: tuple[Batch, ...], pace: Pace) -> Figures:
         return _closed(server, batches[0], CHUNK_CLIENTS, pace.chunk_s)
@@ -119,6 +127,7 @@ WORKLOADS = {
     "queries-1": _queries(1),
     "queries-16": _queries(16),
     "queries-64": _queries(64),
+    "queries-zipf": _repeated(64),
     "chunks": _chunks(),
     "even": _even(),
     "long": _long(),

@@ -88,6 +88,13 @@ class Source:
         drawn = list(itertools.islice(self._short, count))
         return Batch([_request(text) for text, _ in drawn], [tokens for _, tokens in drawn])
 
+    def repeated_queries(self, count: int, of: int) -> Batch:
+        """Return `count` queries out of `of` new ones by Zipf's law: the n-th comes 1/n times as often as the first."""
+        drawn = self.queries(of)
+        shares = 1 / np.arange(1, of + 1)
+        places = self._dice.choice(of, count, p=shares / shares.sum())
+        return Batch([drawn.requests[place] for place in places], [drawn.tokens[place] for place in places])
+
     def chunks(self, lists: int) -> Batch:
         """Return lists of 32 texts of 20 to 512 tokens: docstrings and reviews as they are, long ones in pieces."""
         return _in_lists(list(itertools.islice(self._chunks, lists * LIST)))

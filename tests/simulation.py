@@ -69,6 +69,12 @@ def items(*sizes: int) -> list[Encoded]:
     return [Encoded(np.arange(size, dtype=np.int32) + 1000 * place) for place, size in enumerate(sizes)]
 
 
+def text(number: int, tokens: int) -> list[Encoded]:
+    """Return one item that is equal to all of the same number and tokens, and to no other."""
+    ids = np.arange(tokens, dtype=np.int32) + 1000 * number
+    return [Encoded(ids, fingerprint=ids.tobytes())]
+
+
 def vector_of(item: Encoded, dimensions: int = 4) -> Vectors:
     """Return what `TimedEngine` answers for `item`."""
     return np.full(dimensions, float(item.ids[0]) + item.tokens, dtype=np.float32)
@@ -156,8 +162,8 @@ class TimedEngine:
             tokens -= self.shape.tokens
 
 
-async def started(engine: TimedEngine, limits: QueueSettings | None = None) -> Batcher:
+async def started(engine: TimedEngine, limits: QueueSettings | None = None, **settings: Any) -> Batcher:
     """Return a batcher that accepts requests for `engine` and goes by the running loop's time."""
-    batcher = Batcher(engine, limits or QueueSettings(), asyncio.get_running_loop().time)
+    batcher = Batcher(engine, limits or QueueSettings(), asyncio.get_running_loop().time, **settings)
     await batcher.start()
     return batcher

@@ -4,7 +4,7 @@ Shape legend, used everywhere: B items of a micro-batch or request · n tokens o
 micro-batch · D native dimensions of a model · d requested dimensions · H attention heads.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal, get_args
 
@@ -98,12 +98,14 @@ class Picture:
 class Encoded:
     """One item as the engine takes it: token ids int32 (n,), special tokens included, 1 <= n <= the model's maximum.
 
-    With a `picture`, `picture_at` is the place in `ids` of the first of its `picture.tokens` image tokens.
+    With a `picture`, `picture_at` is the place in `ids` of the first of its `picture.tokens` image tokens. Items with
+    the same `fingerprint` are equal and have the same vector; one without is compared with none.
     """
 
     ids: Ids
     picture: Picture | None = None
     picture_at: int = 0
+    fingerprint: bytes = field(default=b"", kw_only=True)
 
     @property
     def tokens(self) -> int:
@@ -146,7 +148,8 @@ class MicroBatchRun:
     """One micro-batch that has been in the engine: what it held, what its bucket added, and how it went.
 
     `tokens` counts those of its `items`, `padding_tokens` the places computed without one, `engine_s` its seconds in
-    the engine; `failed` when at least one of its items got no embedding.
+    the engine; `failed` when at least one of its items got no embedding; `repeats` counts items equal to its own that
+    got one as well.
     """
 
     items: int
@@ -154,6 +157,7 @@ class MicroBatchRun:
     padding_tokens: int
     engine_s: float
     failed: bool
+    repeats: int = 0
 
 
 ModelState = Literal["healthy", "degraded", "failing", "lost", "broken", "stopped", "loading", "unloading"]

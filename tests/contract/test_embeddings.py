@@ -1,14 +1,17 @@
 """Answers of POST /v1/embeddings."""
 
+import asyncio
 import base64
 import json
+from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
+from quartzite.batching.worker import Ran
 from quartzite.domain import Encoded
-from serving import CLASSIC, CUTTABLE, FakeService
+from serving import CLASSIC, CUTTABLE, FakeService, fake_service, listening
 
 
 async def _post(client: httpx.AsyncClient, **fields: object) -> dict[str, object]:
@@ -119,3 +122,29 @@ async def test_every_answer_has_a_trace_id_of_its_own(client: httpx.AsyncClient)
     ids = [answer.headers.get_list("x-siliconcloud-trace-id") for answer in answers]
     assert all(len(found) == 1 and found[0].startswith("ti_") and len(found[0]) == 29 for found in ids)
     assert len({found[0] for found in ids}) == len(ids)
+
+
+async def test_equal_texts_of_the_same_time_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two requests on two connections, one while the other is in the engine: equal answers, usage of each its own."""
+    async with fake_service() as service, listening(service.app) as url, httpx.AsyncClient(base_url=url) as client:
+        embed, asked = service.batcher.embed, asyncio.Semaphore(0)
+
+        async def noted(*request: Any) -> Ran:
+            asked.release()
+            return await embed(*request)
+
+        monkeypatch.setattr(service.batcher, "embed", noted)
+        service.engine.hold()
+        body = {"model": CLASSIC, "input": "The same text."}
+        calls = []
+        for given in ("The same text.", ["The same text."]):
+            calls.append(asyncio.create_task(client.post("/v1/embeddings", json=body | {"input": given})))
+            await asked.acquire()
+            await service.engine.entered.wait()
+        service.engine.release()
+        answers = [json.loads((await call).content) for call in calls]
+        page = (await client.get("/metrics")).text
+    assert answers[0] == answers[1]
+    assert answers[0]["usage"]["prompt_tokens"] > 2
+    assert len(service.engine.batches) == 1
+    assert f'quartzite_repeated_items_total{{model="{CLASSIC}"}} 1.0' in page

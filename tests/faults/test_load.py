@@ -8,7 +8,7 @@ from client import post, run
 from held_server import MODEL, HeldServer, held_server
 from load import Arrivals, Told, disagreements, ledger, missing, poisson
 
-REQUEST = post("/v1/embeddings", {"model": MODEL, "input": "text"})
+REQUESTS = [post("/v1/embeddings", {"model": MODEL, "input": f"text {number}"}) for number in range(100)]
 PER_SECOND = 600.0
 """Three times what the slow engine does."""
 
@@ -29,9 +29,9 @@ def _resident_mib(server: HeldServer) -> float:
 def test_over_capacity_requests_are_answered_or_refused_and_the_ledger_agrees(tmp_path: Path) -> None:
     """With three times too many requests each gets 200 or 503, by trace id just what the ledger has; memory is flat."""
     with _slow_server(tmp_path) as server:
-        first = run(poisson(server.port, [REQUEST], PER_SECOND, seconds=0.5))
+        first = run(poisson(server.port, REQUESTS, PER_SECOND, seconds=0.5))
         before = _resident_mib(server)
-        load = run(poisson(server.port, [REQUEST], PER_SECOND, seconds=2.0))
+        load = run(poisson(server.port, REQUESTS, PER_SECOND, seconds=2.0))
         grown = _resident_mib(server) - before
         server.stop()
         assert server.process.wait(30) == 0
@@ -50,7 +50,7 @@ def test_what_was_answered_before_a_kill_is_in_the_ledger(tmp_path: Path) -> Non
                 server.process.kill()
             return bool(load.told) and load.told[-1].status == 0
 
-        load = run(poisson(server.port, [REQUEST], PER_SECOND, 30.0, killed))
+        load = run(poisson(server.port, REQUESTS, PER_SECOND, 30.0, killed))
     assert load.statuses().keys() >= {0, 200}
     assert missing(load.told, ledger(tmp_path / "ledger.db")) == []
 

@@ -31,8 +31,8 @@ REQUEST = EmbeddingRequest(CLASSIC, (TextItem("text"),))
 PERMIT = Permit(Caller(None, "ti_1"))
 
 
-def _body(tokens: int = 1) -> dict[str, object]:
-    return {"model": CLASSIC, "input": [5] * tokens}
+def _body(tokens: int = 1, token: int = 5) -> dict[str, object]:
+    return {"model": CLASSIC, "input": [token] * tokens}
 
 
 class _Broken(OpenGate):
@@ -130,7 +130,7 @@ async def test_with_a_full_room_no_request_is_tokenised(monkeypatch: pytest.Monk
         service.engine.hold()
         computed = asyncio.create_task(client.post("/v1/embeddings", json=_body()))
         await service.engine.entered.wait()
-        waiting = [asyncio.create_task(client.post("/v1/embeddings", json=_body())) for _ in range(2)]
+        waiting = [asyncio.create_task(client.post("/v1/embeddings", json=_body(token=token))) for token in (6, 7)]
         (refused,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         assert refused.result().status_code == 503
         monkeypatch.setattr(Tokeniser, "encode", None)
@@ -205,7 +205,7 @@ async def test_no_room_is_a_503_that_says_when_to_come_again() -> None:
         service.engine.hold()
         computed = asyncio.create_task(client.post("/v1/embeddings", json=_body(62)))
         await service.engine.entered.wait()
-        waiting = [asyncio.create_task(client.post("/v1/embeddings", json=_body(62))) for _ in range(2)]
+        waiting = [asyncio.create_task(client.post("/v1/embeddings", json=_body(62, token))) for token in (6, 7)]
         (refused,), _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         assert refused.result().status_code == 503
         assert refused.result().headers["retry-after"] == "1"

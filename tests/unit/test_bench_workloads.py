@@ -49,6 +49,18 @@ def test_queries_are_half_chinese(source: workloads.Source) -> None:
     assert 40 <= sum(any("一" <= letter <= "鿿" for letter in text) for text in texts) <= 60
 
 
+def test_repeated_queries_follow_zipf_s_law(source: workloads.Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each comes with the tokens that it has, the first twice as often as the second and 50 times as the last."""
+    different = workloads.Batch([bytes([rank]) for rank in range(50)], [100 + rank for rank in range(50)])
+    monkeypatch.setattr(source, "queries", lambda count: different if count == 50 else None)
+    batch = source.repeated_queries(50_000, 50)
+    assert all(tokens == 100 + request[0] for request, tokens in zip(batch.requests, batch.tokens, strict=True))
+    counts = [batch.requests.count(bytes([rank])) for rank in range(50)]
+    assert sum(counts) == 50_000
+    assert counts[0] / counts[1] == pytest.approx(2, rel=0.1)
+    assert counts[0] / counts[49] == pytest.approx(50, rel=0.3)
+
+
 def test_chunks_fit_the_model(source: workloads.Source) -> None:
     """Lists have 32 texts of 20 tokens at least and no more than the model takes; long texts come in pieces."""
     batch = source.chunks(4)

@@ -89,7 +89,7 @@ def test_clients_cannot_make_series_of_their_own(metrics: Metrics) -> None:
 def test_a_micro_batch_counts_its_size_its_padding_and_its_time(metrics: Metrics) -> None:
     """Sizes and seconds are spread over buckets, padding and failures are summed up."""
     engine = metrics.engine_of("m")
-    engine.ran(MicroBatchRun(items=5, tokens=100, padding_tokens=28, engine_s=0.03, failed=False))
+    engine.ran(MicroBatchRun(items=5, tokens=100, padding_tokens=28, engine_s=0.03, failed=False, repeats=4))
     engine.ran(MicroBatchRun(items=1, tokens=16, padding_tokens=0, engine_s=0.01, failed=True))
     engine.restarted()
     assert value(metrics, "quartzite_micro_batch_tokens_bucket", model="m", le="64.0") == 1
@@ -97,6 +97,7 @@ def test_a_micro_batch_counts_its_size_its_padding_and_its_time(metrics: Metrics
     assert value(metrics, "quartzite_micro_batch_items_sum", model="m") == 6
     assert value(metrics, "quartzite_padding_tokens_total", model="m") == 28
     assert value(metrics, "quartzite_engine_seconds_sum", model="m") == pytest.approx(0.04)
+    assert value(metrics, "quartzite_repeated_items_total", model="m") == 4
     assert value(metrics, "quartzite_micro_batch_failures_total", model="m") == 1
     assert value(metrics, "quartzite_model_restarts_total", model="m") == 1
 

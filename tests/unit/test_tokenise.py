@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from quartzite.domain import Ids, Item, Side, TextItem, TokenItem
+from quartzite.domain import Ids, ImageItem, Item, Picture, Side, TextItem, TokenItem
 from quartzite.errors import InvalidParameter, ModelRefused
 from quartzite.preprocess.tokenise import Tokeniser
+from seeing import CHAT, IMAGE_TOKEN, picture
 from tiny_tokenizers import ALL, BYTE_LEVEL, UNIGRAM, WORDPIECE, added_token, changed, library_ids
 
 SIDES: tuple[Side, ...] = ("left", "right")
@@ -287,3 +288,25 @@ def test_texts_are_not_cut_inside_an_added_token(copy: Copy) -> None:
     text = "a New York " * 50
     for truncate in SIDES:
         assert ids_of(file, text, max_tokens=10, truncate=truncate) == [library_ids(file, text, 10, truncate)]
+
+
+def test_items_are_equal_by_what_their_vector_is_made_of() -> None:
+    """The same ids by another way are; other ids, and the same ids around another picture, are not."""
+    tokeniser = Tokeniser(WORDPIECE, 512, VOCABULARY)
+    given = [
+        TextItem("a b"),
+        TextItem(" a b", "input[1]"),
+        TokenItem(np.array(library_ids(WORDPIECE, "a b"), dtype=np.int32)),
+        TextItem("b a"),
+    ]
+    same, again, as_ids, other = [item.fingerprint for item in tokeniser.encode(given, None)]
+    assert same == again == as_ids != other
+    assert len(same) == 16
+    black, white = picture(2, 2), Picture(picture(2, 2).pixels + 255)
+    pictures = [black, picture(2, 2), white, picture(1, 4)]
+    seeing = Tokeniser(CHAT, 512, VOCABULARY, IMAGE_TOKEN)
+    items = seeing.encode([ImageItem("")] * 4, None, pictures)
+    assert len({bytes(item.ids) for item in items}) == 1
+    one, equal, others, turned = [item.fingerprint for item in items]
+    assert one == equal
+    assert len({one, others, turned}) == 3

@@ -4,26 +4,31 @@ Knows the event loop's futures and timers; nothing of engines.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
 from quartzite.batching.pace import Pace
 from quartzite.batching.policy import Policy
+from quartzite.batching.repeats import Repeats
 from quartzite.config import QueueSettings
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.base import MicroBatchShape
 from quartzite.errors import DeadlineExceeded, EngineFault, Overloaded, RequestFailure
 
-Picks = list[tuple["Ticket", int]]
-"""One micro-batch: the request of each item, and the item's index in it."""
+Pick = tuple["Ticket", int]
+"""One item: its request, and its index there."""
+Equals = list[Pick]
+"""Equal items, which share the vector that is computed for the first of them."""
 
 
 class Ticket:
     """One accepted request: its items, the vectors that have come back, and the future that ends it.
 
     `joined` and `deadline` are moments of the room's clock. `engine_s` is the time in which at least one item was in
-    the engine, `queue_s` the rest of the time up to the last one's return, in seconds.
+    the engine, `queue_s` the rest of the time up to the last one's return, in seconds. `shared` are the items for which
+    equal ones of others are computed.
     """
 
     __slots__ = (
@@ -36,13 +41,22 @@ class Ticket:
         "engine_s",
         "items",
         "joined",
+        "key",
         "queue_s",
+        "shared",
     )
 
     def __init__(
-        self, items: Sequence[Encoded], joined: float, deadline: float, ended: asyncio.Future[Vectors]
+        self,
+        items: Sequence[Encoded],
+        joined: float,
+        deadline: float,
+        ended: asyncio.Future[Vectors],
+        key: Hashable = None,
     ) -> None:
         self.items = items
+        self.key = key
+        self.shared: set[int] = set()
         self.joined = self._since = joined
         self.deadline = deadline
         self.ended = ended
@@ -80,15 +94,21 @@ class Ticket:
 class WaitingRoom:
     """Holds requests from their acceptance to their end, and their items until a micro-batch takes them.
 
-    `clock` gives seconds; deadlines are moments of it. Timers run on the event loop on which requests come in.
+    `clock` gives seconds; deadlines are moments of it. Timers run on the event loop on which requests come in. Unless
+    it is `sharing`, no item counts as equal to another.
     """
 
-    def __init__(self, shape: MicroBatchShape, limits: QueueSettings, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, shape: MicroBatchShape, limits: QueueSettings, clock: Callable[[], float], sharing: bool = True
+    ) -> None:
         self._shape = shape
         self._limits = limits
         self._clock = clock
         self._policy: Policy[Ticket] = Policy(shape)
         self._pace = Pace()
+        self._sharing = sharing
+        self._repeats: Repeats[Ticket] = Repeats()
+        self._again: deque[Equals] = deque()
         self._timers: dict[Ticket, asyncio.TimerHandle] = {}
 
     @property
@@ -100,6 +120,16 @@ class WaitingRoom:
     def requests(self) -> int:
         """Number of requests with items that wait."""
         return len(self._policy)
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """The budget of a micro-batch: an item over it runs alone."""
+        return self._shape.tokens
+
+    @property
+    def tokens_per_s(self) -> float:
+        """How much comes out of the engine while work waits; infinite before it was measured."""
+        return self._pace.tokens_per_s
 
     @property
     def endings(self) -> list[asyncio.Future[Vectors]]:
@@ -117,8 +147,10 @@ class WaitingRoom:
         sizes = [item.tokens for item in items]
         self.check(deadline, sum(sizes), key)
         loop = asyncio.get_running_loop()
-        ticket = Ticket(items, now, deadline, loop.create_future())
+        ticket = Ticket(items, now, deadline, loop.create_future(), key)
         self._policy.join(ticket, sizes, key)
+        for index in range(len(items)):
+            self._repeats.add(self.fingerprint((ticket, index)), (ticket, index))
         self._timers[ticket] = loop.call_later(deadline - now, self._expire, ticket)
         return ticket
 
@@ -134,15 +166,44 @@ class WaitingRoom:
         """Note that a micro-batch of so many `tokens` has come out of the engine: by that waits are foreseen."""
         self._pace.came_out(tokens, self._clock(), bool(self._policy))
 
-    def take(self, idle: int, long: bool) -> Picks:
+    def take(self, idle: int, long: bool) -> list[Equals]:
         """Give out the next micro-batch, without what has expired; empty only if nothing that may run waits."""
+        while self._again:
+            if again := [pick for pick in self._again.popleft() if not pick[0].ended.done()]:
+                return [again]
         while picks := self._policy.choose(idle, long):
             now = self._clock()
             for ticket in {ticket for ticket, _ in picks if ticket.deadline <= now}:
                 self._expire(ticket)
-            if alive := [pick for pick in picks if not pick[0].ended.done()]:
-                return alive
+            if alive := [pick for pick in picks if not pick[0].ended.done() and pick[1] not in pick[0].shared]:
+                return self._equals(alive)
         return []
+
+    def fingerprint(self, pick: Pick) -> bytes:
+        """Return by what an item is compared with others; nothing where it is not."""
+        return pick[0].items[pick[1]].fingerprint if self._sharing else b""
+
+    def equal(self, pick: Pick) -> tuple[Pick, ...]:
+        """Return the items that wait and are equal to one that does not."""
+        return self._repeats.equal(self.fingerprint(pick))
+
+    def before(self, pick: Pick) -> int:
+        """Return how many tokens would be served before an item, if it came now."""
+        ticket, index = pick
+        return self._policy.before(ticket.items[index].tokens, ticket.key)
+
+    def share(self, pick: Pick) -> None:
+        """Let an item wait no more: it gets the vector of an equal one that is in the engine."""
+        ticket, index = pick
+        self._repeats.remove(self.fingerprint(pick), pick)
+        ticket.shared.add(index)
+        if len(ticket.items) == 1:  # of others the policy gives the item out in its turn, and it is passed over
+            self._policy.leave(ticket)
+
+    def compute_again(self, equals: Equals) -> None:
+        """Have items that shared a micro-batch which failed computed next and alone, as far as their requests go on."""
+        if equals:
+            self._again.append(equals)
 
     def fail(self, ticket: Ticket, failure: RequestFailure) -> None:
         """End a request with `failure`, unless it has ended, and drop what still waits of it."""
@@ -152,6 +213,8 @@ class WaitingRoom:
     def fail_all(self, failure: type[Overloaded] | type[EngineFault]) -> None:
         """End all requests with a `failure` each and begin anew with an empty room, whatever state it was in."""
         self._policy = Policy(self._shape)
+        self._repeats = Repeats()
+        self._again.clear()
         for ticket in self._timers:
             _end(ticket, failure())
 
@@ -159,6 +222,17 @@ class WaitingRoom:
         """Forget a request: it has ended, or nobody waits for it any more."""
         self._timers.pop(ticket).cancel()
         self._policy.leave(ticket)
+        for index in range(len(ticket.items)):
+            self._repeats.remove(self.fingerprint((ticket, index)), (ticket, index))
+
+    def _equals(self, picks: list[Pick]) -> list[Equals]:
+        """Return `picks` with those together that are equal; none of them waits any more."""
+        found: dict[bytes | Pick, Equals] = {}
+        for pick in picks:
+            fingerprint = self.fingerprint(pick)
+            self._repeats.remove(fingerprint, pick)
+            found.setdefault(fingerprint or pick, []).append(pick)
+        return list(found.values())
 
     def _has_room(self, tokens: int) -> bool:
         limits = self._limits

@@ -14,9 +14,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quartzite.batching.flights import Flight, Flights
 from quartzite.batching.policy import Costs
 from quartzite.batching.recovery import Recovery, longer
-from quartzite.batching.waiting import Picks, WaitingRoom
+from quartzite.batching.waiting import Equals, WaitingRoom
 from quartzite.config import QueueSettings
 from quartzite.domain import Depth, Encoded, MicroBatchRun, ModelHealth, ModelState, Vectors
 from quartzite.engines.base import Engine
@@ -43,20 +44,6 @@ class Ran:
     engine_s: float
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Flight:
-    """One micro-batch in the engine, on the cores of so many `streams`.
-
-    `long` is that of a lone item over the budget, `started` a moment of the clock.
-    """
-
-    picks: Picks
-    tokens: int
-    started: float
-    long: bool
-    streams: int
-
-
 class Observer(Protocol):
     """Is told what a batcher does, on the event loop and between requests: it must be quick."""
 
@@ -77,7 +64,8 @@ class Batcher:
     After a failure of the scheduling every request is refused until the engine has answered a probe; each such failure
     that no answered request lies before doubles the pause, so that a fault that stays does not spin.
 
-    No stream counts as lost before `patience_s`, in seconds, however little time its requests were given.
+    No stream counts as lost before `patience_s`, in seconds, however little time its requests were given. While it is
+    `sharing`, equal items of the same time are computed once.
     """
 
     def __init__(
@@ -87,14 +75,15 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
         patience_s: float = 0.0,
+        sharing: bool = True,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._observer = observer
         self._patience_s = patience_s
         self._costs = Costs(engine.shape)
-        self._room = WaitingRoom(engine.shape, limits, clock)
-        self._flights: dict[asyncio.Task[Vectors], Flight] = {}
+        self._room = WaitingRoom(engine.shape, limits, clock, sharing)
+        self._flights = Flights(self._room, self._costs, engine.streams)
         self._recovery = Recovery(engine, self._has_free_stream, self._is_sound, self._wake, self._resume)
         self._accepting = False
         self._broken = False
@@ -114,8 +103,7 @@ class Batcher:
         A stream is lost while a micro-batch has been in the engine for longer than any of its requests was given, and
         for longer than this batcher's patience.
         """
-        lost = sum([flight.streams for flight in self._flights.values() if self._is_lost(flight)])
-        lost += self._recovery.is_lost
+        lost = sum([flight.streams for flight in self._flights if self._is_lost(flight)]) + self._recovery.is_lost
         return ModelHealth(self._state(lost), self._engine.streams, min(lost, self._engine.streams))
 
     @property
@@ -156,6 +144,7 @@ class Batcher:
         if not items:
             return Ran(np.empty((0, self._engine.dimensions), dtype=np.float32), 0.0, 0.0)
         ticket = self._room.admit(items, deadline, key)
+        self._flights.board(ticket, self._idle())
         self._wake()
         try:
             vectors = await ticket.ended
@@ -172,71 +161,75 @@ class Batcher:
     def _fill_streams(self) -> None:
         self._woken = False
         try:
-            while picks := self._next():
-                self._launch(picks)
+            while items := self._next():
+                self._launch(items)
         except Exception as error:  # noqa: BLE001  whatever it is, nobody may wait for ever
             self._break_down(error)
 
-    def _next(self) -> Picks:
-        probing = self._recovery.in_engine
-        if (idle := self._idle_streams() - probing) > 0:
+    def _idle(self) -> int:
+        return self._engine.streams - self._flights.streams - self._recovery.in_engine
+
+    def _next(self) -> list[Equals]:
+        idle = self._idle()
+        if idle > 0:
             return self._room.take(idle, long=True)
-        if not probing and all(flight.long for flight in self._flights.values()):
+        if not self._recovery.in_engine and all(flight.long for flight in self._flights):
             return self._room.take(1, long=False)
         return []
 
-    def _launch(self, picks: Picks) -> None:
-        batch = [ticket.items[index] for ticket, index in picks]
-        now = self._clock()
-        for ticket, _ in picks:
-            ticket.enter(now)
+    def _launch(self, items: list[Equals]) -> None:
+        now, batch, allowed_s = self._clock(), [], 0.0
+        for equals in items:
+            ticket, index = equals[0]
+            batch.append(ticket.items[index])
+            allowed_s = max(allowed_s, ticket.deadline - ticket.joined)
+            for ticket, _ in equals:
+                ticket.enter(now)
         tokens = sum([item.tokens for item in batch])
         long = tokens > self._engine.shape.tokens
         streams = 1 if long else self._streams_together()
         task = asyncio.get_running_loop().create_task(self._engine.embed(batch, streams > 1))
-        self._flights[task] = Flight(picks, tokens, now, long, streams)
         task.add_done_callback(self._land)
+        flight = Flight(items, tokens, now, allowed_s, long, streams)
+        self._flights.add(task, flight, self._idle() - streams)
 
     def _streams_together(self) -> int:
         """Return how many streams the micro-batch taken last has together: what waits, or is tried, needs others."""
         spread = self._engine.spread
         is_alone = not self._room.tokens and not self._recovery.in_engine
-        return spread if is_alone and self._idle_streams() >= spread else 1
-
-    def _idle_streams(self) -> int:
-        return self._engine.streams - sum([flight.streams for flight in self._flights.values()])
+        return spread if is_alone and self._idle() >= spread else 1
 
     def _land(self, task: asyncio.Task[Vectors]) -> None:
         """Take a micro-batch back; the stream is filled before the clients are told, who have work to do with it."""
         try:
-            flight = self._flights.pop(task)
+            flight = self._flights.remove(task)
             now = self._clock()
-            for ticket, _ in flight.picks:
-                ticket.come_out(now)
-            vectors, sound = self._result(task, flight.picks)
-            self._judge(sound)
+            for equals in flight.items:
+                for ticket, _ in equals:
+                    ticket.come_out(now)
+            vectors, sound = self._result(task, flight.items)
+            self._judge(bool(sound.any()))
             if vectors is not None:
                 self._room.came_out(flight.tokens)
             self._fill_streams()
             if vectors is not None:
-                for vector, (ticket, index) in zip(vectors, flight.picks, strict=True):
-                    ticket.receive(index, vector)
+                _hand_out(vectors, sound, flight.items)
             self._tell(flight, now, sound)
         except Exception as error:  # noqa: BLE001  as above
             self._break_down(error)
 
-    def _result(self, task: asyncio.Task[Vectors], picks: Picks) -> tuple[Vectors | None, int]:
-        """Return what the engine made of `picks`, or None, and how many are sound; requests at fault are failed."""
+    def _result(self, task: asyncio.Task[Vectors], items: list[Equals]) -> tuple[Vectors | None, NDArray[np.bool_]]:
+        """Return what the engine made of `items`, or None, and which are sound, bool (B,); what is not is failed."""
         try:
             vectors = task.result()
-            finite = self._finite(vectors, len(picks))
+            sound = self._finite(vectors, len(items))
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  an engine may fail in any way
-            self._fail(picks, error)
-            return None, 0
-        if not finite.all():
-            at_fault = [pick for pick, is_finite in zip(picks, finite, strict=True) if not is_finite]
-            self._fail(at_fault, ValueError("the engine returned vectors that are not finite"))
-        return vectors, int(np.count_nonzero(finite))
+            self._fail(items, error, len(items) == 1)
+            return None, np.zeros(len(items), dtype=np.bool_)
+        if not sound.all():
+            at_fault = [equals for equals, is_sound in zip(items, sound, strict=True) if not is_sound]
+            self._fail(at_fault, ValueError("the engine returned vectors that are not finite"), len(items) == 1)
+        return vectors, sound
 
     def _finite(self, vectors: Vectors, items: int) -> NDArray[np.bool_]:
         """Return which of the vectors are finite, bool (B,); raises ValueError unless they are float32 (B, D)."""
@@ -246,19 +239,22 @@ class Batcher:
         finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         return finite
 
-    def _fail(self, picks: Picks, error: BaseException) -> None:
-        tickets = {ticket for ticket, _ in picks}
+    def _fail(self, items: list[Equals], error: BaseException, alone: bool) -> None:
+        """Fail the requests of `items`; who shared one that ran not `alone` has it computed again."""
+        tickets = {ticket for equals in items for ticket, _ in (equals if alone else equals[:1])}
         if self._accepting or not isinstance(error, asyncio.CancelledError):
-            said = fields(requests=len(tickets), items=len(picks))
+            said = fields(requests=len(tickets), items=len(items))
             logger.error("the engine failed on a micro-batch", exc_info=error, extra=said)
         for ticket in tickets:
             fault = EngineFault()
             fault.__cause__ = error
             self._room.fail(ticket, fault)
+        for equals in items:
+            self._room.compute_again(equals[1:])
 
-    def _judge(self, sound: int) -> None:
-        """Go by the last micro-batch, of which `sound` items got a vector: the engine works, or is to be tried."""
-        if sound:
+    def _judge(self, works: bool) -> None:
+        """Go by the last micro-batch, of which an item got a vector or none: the engine works, or is to be tried."""
+        if works:
             self._failures = 0
             self._pause_s = 0.0
             return
@@ -266,11 +262,12 @@ class Batcher:
         if self._failures >= FAILURES_IN_A_ROW and self._accepting:
             self._recovery.begin()
 
-    def _tell(self, flight: Flight, now: float, sound: int) -> None:
+    def _tell(self, flight: Flight, now: float, sound: NDArray[np.bool_]) -> None:
         if self._observer:
-            items = len(flight.picks)
-            padding = self._costs.of(flight.tokens) - flight.tokens
-            self._observer.ran(MicroBatchRun(items, flight.tokens, padding, now - flight.started, sound < items))
+            items, tokens = len(flight.items), flight.tokens
+            padding, failed = self._costs.of(tokens) - tokens, not sound.all()
+            engine_s, repeats = now - flight.started, sum(map(len, flight.items)) - items
+            self._observer.ran(MicroBatchRun(items, tokens, padding, engine_s, failed, 0 if failed else repeats))
 
     def _break_down(self, error: Exception) -> None:
         logger.critical("scheduling failed; this model answers no requests until it is restarted", exc_info=error)
@@ -290,7 +287,7 @@ class Batcher:
                 self._observer.restarted()
 
     def _has_free_stream(self) -> bool:
-        return self._idle_streams() > 0
+        return self._flights.streams < self._engine.streams
 
     def _is_sound(self, vectors: Vectors) -> bool:
         return bool(self._finite(vectors, 1).all())
@@ -307,11 +304,17 @@ class Batcher:
         return "degraded" if lost else "healthy"
 
     def _is_lost(self, flight: Flight) -> bool:
-        allowed_s = max(ticket.deadline - ticket.joined for ticket, _ in flight.picks)
-        return self._clock() - flight.started > max(allowed_s, self._patience_s)
+        return self._clock() - flight.started > max(flight.allowed_s, self._patience_s)
 
     async def _clear_engine(self) -> None:
-        for task in self._flights:
+        for task in self._flights.tasks:
             task.cancel()
-        if under_way := [*self._flights, *self._recovery.stop()]:
+        if under_way := [*self._flights.tasks, *self._recovery.stop()]:
             await asyncio.wait(under_way, timeout=LAST_CALL_S)
+
+
+def _hand_out(vectors: Vectors, sound: NDArray[np.bool_], items: list[Equals]) -> None:
+    """Give every sound one of `vectors`, float32 (B, D), to all who share it."""
+    for vector, is_sound, equals in zip(vectors, sound, items, strict=True):
+        for ticket, index in equals if is_sound else ():
+            ticket.receive(index, vector)

@@ -202,7 +202,8 @@ class ServedModels:
             await engine.close()
             raise
         counted, patience_s = self._metrics.engine_of(card.name), self._settings.requests.timeout_ms / 1000
-        batcher = Batcher(engine, self._settings.queue, observer=counted, patience_s=patience_s)
+        sharing = settings.share_equal_items
+        batcher = Batcher(engine, self._settings.queue, observer=counted, patience_s=patience_s, sharing=sharing)
         await batcher.start()
         return _Computation(engine, tokeniser, batcher, counted, Uses(), [])
 

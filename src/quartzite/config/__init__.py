@@ -118,6 +118,9 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Natural, Meta(description="Most tokens packed into one micro-batch; 0 chooses by the model's size.")
     ] = 0
     device: Annotated[str, Meta(description="OpenVINO device; only CPU is tested.")] = "CPU"
+    share_equal_items: Annotated[
+        bool, Meta(description="Compute equal items that are asked for at the same time once, whoever asks.")
+    ] = True
 
 
 class RequestSettings(Section, frozen=True, kw_only=True):

@@ -1,5 +1,6 @@
 """Turns items into the token ids of one model, cut to its maximum; knows nothing of requests, queues or engines."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ _MOST_CHARACTERS = 200_000
 
 # Texts are handed to the library together until they have so many characters: this bounds its memory.
 _BATCH_CHARACTERS = 200_000
+
+_FINGERPRINT_BYTES = 16
 
 
 class Tokeniser:
@@ -133,7 +136,7 @@ class Tokeniser:
         framed = np.concatenate((frame.head, ids, frame.tail))
         if not len(framed):
             raise InvalidParameter(f"`{reading.pointer}` has no tokens.", reading.pointer)
-        return Encoded(framed, frame.picture, frame.picture_at)
+        return Encoded(framed, frame.picture, frame.picture_at, fingerprint=_fingerprint(framed, frame.picture))
 
     def _refuse_frame(self, pointer: str, tokens: int) -> NoReturn:
         raise InvalidParameter(
@@ -192,6 +195,15 @@ class _Reading:
         """Put the ids of the piece just read beside those read before."""
         new = np.array(ids, dtype=np.int32)
         self.ids = np.concatenate((self.ids, new) if self.truncate == "right" else (new, self.ids))
+
+
+def _fingerprint(ids: Ids, picture: Picture | None) -> bytes:
+    """Return a digest of all that a vector is made of: that two items share one is beyond finding for anybody."""
+    digest = hashlib.blake2b(ids.data, digest_size=_FINGERPRINT_BYTES)
+    if picture:
+        digest.update(repr(picture.pixels.shape).encode())
+        digest.update(np.ascontiguousarray(picture.pixels).data)
+    return digest.digest()
 
 
 def _cut(ids: Ids, frame: Frame, room: int, truncate: Side) -> Ids:

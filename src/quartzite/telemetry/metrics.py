@@ -97,6 +97,11 @@ PADDING_TOKENS = Metric(
     "counter",
     "Places computed without a token: the tails of the buckets. Items longer than a micro-batch count none.",
 )
+REPEATED_ITEMS = Metric(
+    "quartzite_repeated_items_total",
+    "counter",
+    "Items that had their vector from an equal one, asked for at the same time.",
+)
 MICRO_BATCH_FAILURES = Metric(
     "quartzite_micro_batch_failures_total",
     "counter",
@@ -258,6 +263,7 @@ class EngineMetrics:
         self._tokens = series(MICRO_BATCH_TOKENS, model)
         self._items = series(MICRO_BATCH_ITEMS, model)
         self._padding = series(PADDING_TOKENS, model)
+        self._repeats = series(REPEATED_ITEMS, model)
         self._failures = series(MICRO_BATCH_FAILURES, model)
         self._restarts = series(MODEL_RESTARTS, model)
 
@@ -267,6 +273,8 @@ class EngineMetrics:
         self._tokens.observe(run.tokens)
         self._items.observe(run.items)
         self._padding.inc(run.padding_tokens)
+        if run.repeats:
+            self._repeats.inc(run.repeats)
         if run.failed:
             self._failures.inc()
 
