@@ -44,6 +44,28 @@ async def test_a_run_that_openvino_fails_raises_its_words_and_can_be_used_again(
     assert (await run(arrays(3, 3))).tolist() == [2, 2, 2]
 
 
+async def test_a_run_leaves_what_it_was_given_as_it_is() -> None:
+    """What is kept of an input for the next run is a copy, and no run computes what another was given."""
+    run = await CompiledGraph(compiled).take()
+    first, second = arrays(3, 3), {"one": np.full(3, 5, dtype=np.float32), "other": np.zeros(3, dtype=np.float32)}
+    for _ in range(2):
+        assert (await run(first)).tolist() == [2, 2, 2]
+        assert (await run(second)).tolist() == [5, 5, 5]
+        assert (await run(arrays(4, 4))).tolist() == [2] * 4
+    assert first["one"].tolist() == [1, 1, 1]
+    assert second["one"].tolist() == [5, 5, 5]
+
+
+async def test_large_inputs_follow_each_other_too() -> None:
+    """Those are not copied, and none is written into the one before; a small one after a large one is its own too."""
+    run = await CompiledGraph(compiled).take()
+    given = [{name: np.full(300_000, value, dtype=np.float32) for name in ("one", "other")} for value in (1, 2, 3)]
+    for value, large in enumerate(given, 1):
+        assert (await run(large)).tolist() == [2 * value] * 300_000
+    assert (await run(arrays(3, 3))).tolist() == [2] * 3
+    assert [large["one"][0] for large in given] == [1, 2, 3]
+
+
 async def test_a_cancelled_caller_waits_until_the_run_is_over() -> None:
     """The request could not be used again before; then the cancellation goes on."""
     run = await CompiledGraph(compiled).take()

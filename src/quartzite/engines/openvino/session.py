@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 
 from quartzite.domain import Vectors
 from quartzite.engines.openvino.rows import Arrays
@@ -14,6 +15,9 @@ from quartzite.engines.openvino.rows import Arrays
 Build = Callable[[int | None], ov.Model]
 FAILURE_CHECK_S = 0.2
 """How often a run under way is asked whether it has failed: OpenVINO calls back only where it has not."""
+
+COPIED_BYTES = 1 << 20
+"""Larger inputs are not copied: those runs are long, and what they are given is not kept for the next one."""
 
 
 class CompiledGraph:
@@ -86,6 +90,7 @@ class Run:
         self._request = request
         # OpenVINO keeps what it is given out of the garbage collector's sight: a run that it held would never end.
         self._request.set_callback(_finished, weakref.ref(self))
+        self._bound: dict[str, NDArray[np.generic]] = {}
         self._is_stateful = bool(request.query_state())
         self.failed = False
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
@@ -103,7 +108,22 @@ class Run:
 
     def start(self, arrays: Arrays) -> None:
         """Begin to compute `arrays`, which must not change until it is done."""
-        self._request.start_async(arrays, share_inputs=True)
+        for name, array in arrays.items():
+            self._put(name, array)
+        self._request.start_async()
+
+    def _put(self, name: str, array: NDArray[np.generic]) -> None:
+        """Write `array` into the tensor that the request has for the input `name`, or give it one.
+
+        Tensors stay with the request: to be given new ones takes OpenVINO longer than to copy what short rows need.
+        """
+        bound = self._bound.get(name)
+        if bound is not None and bound.shape == array.shape and array.nbytes <= COPIED_BYTES:
+            np.copyto(bound, array)
+            return
+        bound = array.copy() if array.nbytes <= COPIED_BYTES else np.ascontiguousarray(array)
+        self._request.set_tensor(name, ov.Tensor(bound, shared_memory=True))
+        self._bound[name] = bound
 
     def wait(self) -> None:
         """Wait until it is done; raises RuntimeError with OpenVINO's words when it failed."""
