@@ -3,13 +3,12 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractAsyncContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from quartzite.admission.gate import Caller, Gate, Permit
-from quartzite.admission.visit import visit
+from quartzite.admission.visit import Visit
 from quartzite.batching.uses import Uses
 from quartzite.batching.worker import Batcher
 from quartzite.config import RequestSettings
@@ -67,9 +66,9 @@ class Pipeline:
         """Have requests that come from now on refused; those under way go on."""
         self.draining = True
 
-    def visit(self, caller: Caller, trace: Trace) -> AbstractAsyncContextManager[Permit]:
+    def visit(self, caller: Caller, trace: Trace) -> Visit:
         """Let `caller` in for the length of the `async with`, at whose end is recorded what became of its request."""
-        return visit(self._gate, caller, trace, self._clock)
+        return Visit(self._gate, caller, trace, self._clock)
 
     async def admit(self, caller: Caller) -> None:
         """Let `caller` ask what is here, uncounted; raises a RequestFailure for who may not come in."""
@@ -88,7 +87,8 @@ class Pipeline:
         timeout_s = min(timeout_s, self._timeout_with_images_s if request.images else self._timeout_s)
         deadline = self._clock() + timeout_s
         try:
-            with self._in_use(request) as model:
+            model = self._model(request)
+            with model.uses:  # it goes on answering to the end although it may be withdrawn meanwhile
                 async with asyncio.timeout(timeout_s):
                     await self._gate.count(permit, request)
                     check_contents(request, model.card, (other.card for other in self.models.values()))
@@ -102,17 +102,14 @@ class Pipeline:
         except (DeadlineExceeded, TimeoutError):  # told is the whole time that was given, not what was left somewhere
             raise DeadlineExceeded(timeout_s) from None
         vectors = finish(ran.vectors, request.dimensions)
-        timings = replace(timings, queue_s=ran.queue_s, engine_s=ran.engine_s)
+        timings = Timings(timings.tokenise_s, ran.queue_s, ran.engine_s, timings.pictures_s)
         return Embedded(request.model, vectors, request.encoding, tokens, timings)
 
-    @contextmanager
-    def _in_use(self, request: EmbeddingRequest) -> Iterator[ServedModel]:
-        """Give the model of `request`, which goes on answering it to the end although it may be withdrawn meanwhile."""
+    def _model(self, request: EmbeddingRequest) -> ServedModel:
         model = self.models.get(request.model)
         if model is None:
             raise UnknownModel(request.model)
-        with model.uses:
-            yield model
+        return model
 
     async def _prepare(self, tokeniser: Tokeniser, request: EmbeddingRequest) -> tuple[list[Encoded], Timings]:
         """Read pictures, then tokenise, off the event loop and as threads are free; what is short, at once."""

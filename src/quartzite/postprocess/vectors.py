@@ -15,7 +15,7 @@ def finish(vectors: Vectors, dimensions: int | None) -> Vectors:
     it lies. Raises EngineFault when a value is not finite, or when nothing but zeros is left of a vector.
     """
     cut = vectors[:, :dimensions].astype(np.float64)  # squares of float32 values cannot overflow or vanish here
-    norms = np.sqrt(np.einsum("bd,bd->b", cut, cut))
+    norms = np.sqrt(np.vecdot(cut, cut))
     if not np.isfinite(vectors).all() or not norms.all():
         raise EngineFault
     unit: Vectors = (cut / norms[:, np.newaxis]).astype(np.float32, order="C")

@@ -17,6 +17,8 @@ from quartzite.preprocess.cuts import cut_pattern, next_cut
 from quartzite.preprocess.frames import Frame, Framing, SpecialTokens
 from quartzite.preprocess.inputs import LANGCHAIN_HINT
 
+_NO_IDS: Ids = np.empty(0, np.int32)
+
 # Prose has 1 to 5 characters per token, so one piece of this many per token of the maximum is nearly always enough.
 _PIECE_CHARACTERS_PER_TOKEN = 6
 
@@ -171,7 +173,7 @@ class _Reading:
     frame: Frame
     room: int
     text: str = ""
-    ids: Ids = field(default_factory=lambda: np.empty(0, np.int32))
+    ids: Ids = field(default_factory=lambda: _NO_IDS)
     read: int = 0
 
     @property
@@ -194,6 +196,9 @@ class _Reading:
     def add(self, ids: list[int]) -> None:
         """Put the ids of the piece just read beside those read before."""
         new = np.array(ids, dtype=np.int32)
+        if not len(self.ids):
+            self.ids = new
+            return
         self.ids = np.concatenate((self.ids, new) if self.truncate == "right" else (new, self.ids))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
@@ -47,7 +48,7 @@ def build_app(
     documents = Documents(pipeline.models, settings, admin is not None)
     create = Embeddings(pipeline, settings, bodies).create
     embeddings = Route("/v1/embeddings", create, methods=["POST"])
-    app = Starlette(
+    app = _Application(
         routes=[
             embeddings,
             Route("/v1/models", models.list, methods=["GET"]),
@@ -69,6 +70,17 @@ def build_app(
     )
     app.router.redirect_slashes = False  # a path with a slash too many is unknown, as all others are
     return app
+
+
+class _Application(Starlette):
+    """Starlette without its outermost layer: that would look once more for failures, which `Answering` has answered."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """Return the layers from the outermost to the router."""
+        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
+        for layer, arguments, named in reversed(self.user_middleware):
+            app = layer(app, *arguments, **named)
+        return app
 
 
 def build_refusal(metrics: Metrics) -> ASGIApp:

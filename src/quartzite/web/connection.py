@@ -1,11 +1,11 @@
 """What happens on the connection of one request: its body arrives, its client may leave. Knows nothing of JSON."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from types import TracebackType
 from typing import TypeVar
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -25,20 +25,19 @@ class Bodies:
         self.settings = settings
         self.held_bytes = 0
 
-    @contextmanager
-    def room(self) -> Iterator["BodyRoom"]:
-        """Give room to the body of one request for the length of the `with`."""
-        room = BodyRoom(self)
-        try:
-            yield room
-        finally:
-            self.held_bytes -= room.held_bytes
+    def room(self) -> "BodyRoom":
+        """Give room to the body of one request for the length of a `with`."""
+        return BodyRoom(self)
 
     def take(self, size: int) -> None:
         """Make room for so many bytes more; raises Overloaded when there is none."""
         if self.held_bytes + size > self.settings.max_bodies_bytes:
             raise Overloaded
         self.held_bytes += size
+
+    def give_back(self, size: int) -> None:
+        """Note that so many bytes are held no more."""
+        self.held_bytes -= size
 
 
 class BodyRoom:
@@ -48,7 +47,15 @@ class BodyRoom:
         self.held_bytes = 0
         self._bodies = bodies
 
-    async def read(self, headers: Headers, receive: Receive) -> bytearray:
+    def __enter__(self) -> "BodyRoom":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bodies.give_back(self.held_bytes)
+
+    async def read(self, headers: Mapping[str, str], receive: Receive) -> bytearray:
         """Return the whole body, refusing one that is too long before it has arrived, or as soon as it is.
 
         Raises InvalidParameter for a body too long, NotArrived for one that takes too long, Overloaded for one that
@@ -101,36 +108,32 @@ async def while_connected(http: Request, call: Coroutine[object, object, T]) -> 
     The request's body must have been read to its end: all that can come after it is the disconnect.
     """
     leaving = _Leaving()
-    with _watching(http, leaving.leave):
-        try:
-            return await call
-        except asyncio.CancelledError:
-            if leaving.left and not leaving.task.uncancel():
-                raise ClientGone from None
-            raise
-        finally:
-            leaving.over = True
+    look_away = _watch(http, leaving.leave)
+    try:
+        return await call
+    except asyncio.CancelledError:
+        if leaving.left and not leaving.task.uncancel():
+            raise ClientGone from None
+        raise
+    finally:
+        leaving.over = True
+        look_away()
 
 
-@contextmanager
-def _watching(http: Request, leave: Callable[[], None]) -> Iterator[None]:
-    """Have `leave` called when the client leaves: by the connection where that tells, else by a task that waits."""
+def _watch(http: Request, leave: Callable[[], None]) -> Callable[[], object]:
+    """Have `leave` called when the client leaves: by the connection where that tells, else by a task that waits.
+
+    Returns what ends the watch.
+    """
     departure: Departure | None = http.scope.get("extensions", {}).get(DEPARTURE)
     if departure is None:
         gone = asyncio.ensure_future(http.receive())
         gone.add_done_callback(lambda _: leave())
-        try:
-            yield
-        finally:
-            gone.cancel()
-        return
+        return gone.cancel
     if departure.is_past:
         asyncio.get_running_loop().call_soon(leave)
     departure.calls.add(leave)
-    try:
-        yield
-    finally:
-        departure.calls.discard(leave)
+    return partial(departure.calls.discard, leave)
 
 
 class _Leaving:

@@ -9,7 +9,7 @@ from quartzite.errors import Stopping
 from quartzite.pipeline import Pipeline
 from quartzite.web.connection import Bodies, while_connected
 from quartzite.web.failures import JsonResponse
-from quartzite.web.headers import check_content, read_caller, read_timeout_s
+from quartzite.web.headers import check_content, read_caller, read_headers, read_timeout_s
 from quartzite.web.schemas import read_request, write_answer
 from quartzite.web.tracing import trace_of
 
@@ -25,11 +25,12 @@ class Embeddings:
     async def create(self, http: Request) -> JsonResponse:
         """Answer one request; what it asks for is dropped when its client leaves, and no body is read for strangers."""
         trace, too_late = trace_of(http), self._pipeline.draining
-        async with self._pipeline.visit(read_caller(http), trace) as permit:
-            check_content(http.headers)
-            timeout_s = read_timeout_s(http.headers)
+        headers = read_headers(http)
+        async with self._pipeline.visit(read_caller(http, headers), trace) as permit:
+            check_content(headers)
+            timeout_s = read_timeout_s(headers)
             with self._bodies.room() as room:
-                request = read_request(await room.read(http.headers, http.receive), self._settings)
+                request = read_request(await room.read(headers, http.receive), self._settings)
                 trace.model, trace.user, trace.items = request.model, request.user, len(request.items)
                 trace.withdrawal = self._pipeline.withdrawal_of(request.model)
                 trace.images = request.images

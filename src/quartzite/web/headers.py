@@ -2,8 +2,8 @@
 
 import math
 import re
+from collections.abc import Mapping
 
-from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from quartzite.admission.gate import Caller
@@ -14,7 +14,7 @@ _JSON = re.compile(r"application/(json|[a-z0-9!#$&^_.-]+\+json)")
 TIMEOUT = "x-request-timeout-ms"
 
 
-def check_content(headers: Headers) -> None:
+def check_content(headers: Mapping[str, str]) -> None:
     """Raise InvalidParameter unless the body is said to be plain JSON in UTF-8, or nothing is said of it."""
     content_type = headers.get("content-type")
     if content_type is not None and content_type != "application/json" and not _is_json(content_type):
@@ -42,13 +42,21 @@ def _shown(value: str) -> str:
     return (value if len(value) <= 100 else value[:100] + "...") or "an empty one"
 
 
-def read_caller(http: Request) -> Caller:
+def read_headers(http: Request) -> dict[str, str]:
+    """Return the headers by their names in lower case, the first of those that have the same.
+
+    Starlette's mapping goes through all of them for each that is asked for.
+    """
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(http.scope["headers"])}
+
+
+def read_caller(http: Request, headers: Mapping[str, str]) -> Caller:
     """Return who asks."""
-    address = http.client.host if http.client else None
-    return Caller(http.headers.get("authorization"), trace_of(http).id, address)
+    client = http.scope.get("client")
+    return Caller(headers.get("authorization"), trace_of(http).id, client[0] if client else None)
 
 
-def read_timeout_s(headers: Headers) -> float:
+def read_timeout_s(headers: Mapping[str, str]) -> float:
     """Return how long the client gives its request, in seconds, infinite when it does not say.
 
     Raises InvalidParameter for what is no whole number of milliseconds above 0.

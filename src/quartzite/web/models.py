@@ -19,7 +19,7 @@ class Models:
 
     async def list(self, http: Request) -> JsonResponse:
         """Answer with every model that the filters `type` and `sub_type` leave."""
-        await self._pipeline.admit(read_caller(http))
+        await self._pipeline.admit(read_caller(http, http.headers))
         query = http.query_params
         wanted = query.get("type", "text") == "text" and query.get("sub_type", "embedding") == "embedding"
         data = [write_model(name) for name in self._pipeline.models] if wanted else []
@@ -27,7 +27,7 @@ class Models:
 
     async def retrieve(self, http: Request) -> JsonResponse:
         """Answer with the one model whose name, slashes and all, is the rest of the path."""
-        await self._pipeline.admit(read_caller(http))
+        await self._pipeline.admit(read_caller(http, http.headers))
         name = http.path_params["name"]
         if name not in self._pipeline.models:
             raise PathNotFound
