@@ -21,7 +21,7 @@ import origin
 import service_report
 from bare import BARE, LIMITED, Limits
 from client import closed, run
-from contenders import CONTENDERS, Contender, Site
+from contenders import CACHED, CONTENDERS, Contender, Site
 from measuring import PACES, WORKLOADS, Figures
 from server import OthersWatch, Server, ServerFailed, free_port
 from service_report import NAMES
@@ -274,7 +274,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SUBJECTS, default=["minilm"])
     parser.add_argument("--workloads", nargs="*", choices=WORKLOADS, default=["queries-1", "queries-64", "chunks"])
-    parser.add_argument("--contenders", nargs="+", choices=[*CONTENDERS, BARE], default=[*CONTENDERS, BARE])
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=[*CONTENDERS, BARE],
+        default=[*(name for name in CONTENDERS if name != CACHED), BARE],
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--retries", type=int, default=0, help="measure a turn again that others disturbed")
     parser.add_argument("--add", action="store_true", help="add rounds to the results instead of replacing them")

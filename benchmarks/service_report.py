@@ -15,9 +15,10 @@ from subjects import SUBJECTS
 
 RESULTS = Path(__file__).resolve().parent / "results" / "service"
 OURS = "quartzite"
-NOT_PEERS = ("quartzite", "quartzite-int8", "quartzite-int8-dynamic", "bare", "product")
+NOT_PEERS = ("quartzite", "quartzite-cache", "quartzite-int8", "quartzite-int8-dynamic", "bare", "product")
 NAMES = {
     "quartzite": "Quartzite bf16",
+    "quartzite-cache": "Quartzite bf16, 5 MB of vectors kept",
     "quartzite-int8": "Quartzite int8",
     "quartzite-int8-dynamic": "Quartzite int8-dynamic",
     "vllm": "vLLM bf16",

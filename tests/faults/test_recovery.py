@@ -34,6 +34,12 @@ class Noting:
     def restarted(self) -> None:
         self.restarts += 1
 
+    def looked_up(self, hits: int, misses: int) -> None:
+        raise AssertionError("there is no cache")
+
+    def kept(self, cached_bytes: int, evictions: int) -> None:
+        raise AssertionError("there is no cache")
+
 
 class Moody:
     """Spoils every answer of an engine, the probes' too, while `well` is false."""

@@ -61,12 +61,14 @@ def test_each_flag_is_an_environment_variable_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("QUARTZITE_PORT", "1234")
     monkeypatch.setenv("QUARTZITE_MODEL", "a b=/folder")
     monkeypatch.setenv("QUARTZITE_PRECISION", "f32")
+    monkeypatch.setenv("QUARTZITE_MAX_VECTOR_BYTES", "5000000")
     ended = run("serve", "--precision", "int8", "--show-settings")
     assert ended.code == 0
     shown = tomllib.loads(ended.out)
     assert shown["server"]["port"] == 1234
     assert [(model["name"], model.get("folder")) for model in shown["models"]] == [("a", None), ("b", "/folder")]
     assert shown["engine"]["precision"] == "int8"
+    assert shown["cache"]["max_vector_bytes"] == 5_000_000
 
 
 def test_the_server_finds_the_database_of_the_other_commands(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,12 +92,18 @@ def test_a_micro_batch_counts_its_size_its_padding_and_its_time(metrics: Metrics
     engine.ran(MicroBatchRun(items=5, tokens=100, padding_tokens=28, engine_s=0.03, failed=False, repeats=4))
     engine.ran(MicroBatchRun(items=1, tokens=16, padding_tokens=0, engine_s=0.01, failed=True))
     engine.restarted()
+    engine.looked_up(hits=3, misses=2)
+    engine.kept(cached_bytes=700, evictions=1)
     assert value(metrics, "quartzite_micro_batch_tokens_bucket", model="m", le="64.0") == 1
     assert value(metrics, "quartzite_micro_batch_tokens_bucket", model="m", le="128.0") == 2
     assert value(metrics, "quartzite_micro_batch_items_sum", model="m") == 6
     assert value(metrics, "quartzite_padding_tokens_total", model="m") == 28
     assert value(metrics, "quartzite_engine_seconds_sum", model="m") == pytest.approx(0.04)
     assert value(metrics, "quartzite_repeated_items_total", model="m") == 4
+    assert value(metrics, "quartzite_vector_cache_hits_total", model="m") == 3
+    assert value(metrics, "quartzite_vector_cache_misses_total", model="m") == 2
+    assert value(metrics, "quartzite_vector_cache_evictions_total", model="m") == 1
+    assert value(metrics, "quartzite_vector_cache_bytes", model="m") == 700
     assert value(metrics, "quartzite_micro_batch_failures_total", model="m") == 1
     assert value(metrics, "quartzite_model_restarts_total", model="m") == 1
 

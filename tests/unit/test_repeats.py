@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quartzite.batching.cache import Reuse
 from quartzite.batching.repeats import Repeats, is_sooner
 from quartzite.batching.worker import Batcher, Depth, Ran
 from quartzite.config import QueueSettings
@@ -31,6 +32,12 @@ class Noting:
 
     def restarted(self) -> None:
         raise AssertionError("nothing broke")
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        raise AssertionError("there is no cache")
+
+    def kept(self, cached_bytes: int, evictions: int) -> None:
+        raise AssertionError("there is no cache")
 
 
 def right(ran: Ran, request: Sequence[Encoded]) -> bool:
@@ -136,7 +143,7 @@ async def test_items_are_computed_one_by_one_where_sharing_was_forbidden_or_they
     """Equal ids alone do not count, nor equal fingerprints in a batcher that does not share."""
     for sharing, item in ((True, Encoded(texts(1)[0].ids)), (False, texts(1)[0])):
         engine = TimedEngine()
-        batcher = await started(engine, sharing=sharing)
+        batcher = await started(engine, reuse=Reuse(sharing))
         await asyncio.gather(*[ask(batcher, [item]) for _ in range(3)])
         assert [sizes for _, sizes in engine.begun] == [(16, 16, 16)]
 

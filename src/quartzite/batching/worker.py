@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from quartzite.batching.cache import COMPUTED_ONCE, Reuse, VectorCache
 from quartzite.batching.flights import Flight, Flights
 from quartzite.batching.policy import Costs
 from quartzite.batching.recovery import Recovery, longer
@@ -53,6 +54,12 @@ class Observer(Protocol):
     def restarted(self) -> None:
         """Hear that requests are answered again after the scheduling had failed."""
 
+    def looked_up(self, hits: int, misses: int) -> None:
+        """Hear how many items of a request had their vectors in the cache, and how many not."""
+
+    def kept(self, cached_bytes: int, evictions: int) -> None:
+        """Hear how much the cache holds, and how many vectors made room for those of a micro-batch."""
+
 
 class Batcher:
     """Runs the requests for one engine in micro-batches; one object per engine, used on one event loop.
@@ -64,8 +71,8 @@ class Batcher:
     After a failure of the scheduling every request is refused until the engine has answered a probe; each such failure
     that no answered request lies before doubles the pause, so that a fault that stays does not spin.
 
-    No stream counts as lost before `patience_s`, in seconds, however little time its requests were given. While it is
-    `sharing`, equal items of the same time are computed once.
+    No stream counts as lost before `patience_s`, in seconds, however little time its requests were given. `reuse` says
+    what equal items share.
     """
 
     def __init__(
@@ -75,14 +82,15 @@ class Batcher:
         clock: Callable[[], float] = time.monotonic,
         observer: Observer | None = None,
         patience_s: float = 0.0,
-        sharing: bool = True,
+        reuse: Reuse = COMPUTED_ONCE,
     ) -> None:
         self._engine = engine
         self._clock = clock
         self._observer = observer
         self._patience_s = patience_s
+        self._cache = reuse.cache
         self._costs = Costs(engine.shape)
-        self._room = WaitingRoom(engine.shape, limits, clock, sharing)
+        self._room = WaitingRoom(engine.shape, limits, clock, reuse.sharing)
         self._flights = Flights(self._room, self._costs, engine.streams)
         self._recovery = Recovery(engine, self._has_free_stream, self._is_sound, self._wake, self._resume)
         self._accepting = False
@@ -124,6 +132,7 @@ class Batcher:
         finally:
             self._room.fail_all(Overloaded)
             await self._clear_engine()
+            self._cache = None
             await self._engine.close()
 
     def check(self, deadline: float = math.inf) -> None:
@@ -143,6 +152,29 @@ class Batcher:
         self.check(deadline)
         if not items:
             return Ran(np.empty((0, self._engine.dimensions), dtype=np.float32), 0.0, 0.0)
+        if not self._cache:
+            return await self._compute(items, deadline, key)
+        vectors, missing = self._look_up(self._cache, items)
+        if not missing:
+            return Ran(vectors, 0.0, 0.0)
+        ran = await self._compute([items[place] for place in missing], deadline, key)
+        vectors[missing] = ran.vectors
+        return Ran(vectors, ran.queue_s, ran.engine_s)
+
+    def _look_up(self, cache: VectorCache, items: Sequence[Encoded]) -> tuple[Vectors, list[int]]:
+        """Return the vectors of `items`, float32 (B, D), as far as they are known, and the places of the others."""
+        vectors, missing = np.empty((len(items), self._engine.dimensions), dtype=np.float32), []
+        for place, item in enumerate(items):
+            known = cache.find(item.fingerprint)
+            if known is None:
+                missing.append(place)
+            else:
+                vectors[place] = known
+        if self._observer:
+            self._observer.looked_up(len(items) - len(missing), len(missing))
+        return vectors, missing
+
+    async def _compute(self, items: Sequence[Encoded], deadline: float, key: Hashable) -> Ran:
         ticket = self._room.admit(items, deadline, key)
         self._flights.board(ticket, self._idle())
         self._wake()
@@ -214,9 +246,21 @@ class Batcher:
             self._fill_streams()
             if vectors is not None:
                 _hand_out(vectors, sound, flight.items)
+                self._keep(vectors, sound, flight.items)
             self._tell(flight, now, sound)
         except Exception as error:  # noqa: BLE001  as above
             self._break_down(error)
+
+    def _keep(self, vectors: Vectors, sound: NDArray[np.bool_], items: list[Equals]) -> None:
+        """Keep what was computed, also for those whose clients have left: they may come again."""
+        if not self._cache:
+            return
+        evictions = 0
+        for vector, is_sound, ((ticket, index), *_) in zip(vectors, sound, items, strict=True):
+            if is_sound and (fingerprint := ticket.items[index].fingerprint):
+                evictions += self._cache.keep(fingerprint, vector)
+        if self._observer:
+            self._observer.kept(self._cache.held_bytes, evictions)
 
     def _result(self, task: asyncio.Task[Vectors], items: list[Equals]) -> tuple[Vectors | None, NDArray[np.bool_]]:
         """Return what the engine made of `items`, or None, and which are sound, bool (B,); what is not is failed."""

@@ -13,12 +13,13 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from quartzite.batching.cache import Reuse, VectorCache
 from quartzite.batching.uses import Uses
 from quartzite.batching.worker import Batcher
 from quartzite.config import EngineSettings, ModelSettings, Precision, Settings
 from quartzite.domain import ModelState, Withdrawal
 from quartzite.engines.base import Engine
-from quartzite.errors import Conflict, MissingExtra, NoSuchRecord, StartFailure
+from quartzite.errors import Conflict, InvalidConfig, MissingExtra, NoSuchRecord, StartFailure
 from quartzite.pipeline import ServedModel
 from quartzite.preprocess.tokenise import Tokeniser
 from quartzite.registry.card import ModelCard, Qwen3VlShape
@@ -198,14 +199,24 @@ class ServedModels:
             raise
         try:
             tokeniser = await reading
+            cache = _vector_cache(self._settings.cache.max_vector_bytes, engine.dimensions)
         except BaseException:
             await engine.close()
             raise
         counted, patience_s = self._metrics.engine_of(card.name), self._settings.requests.timeout_ms / 1000
-        sharing = settings.share_equal_items
-        batcher = Batcher(engine, self._settings.queue, observer=counted, patience_s=patience_s, sharing=sharing)
+        reuse = Reuse(settings.share_equal_items, cache)
+        batcher = Batcher(engine, self._settings.queue, observer=counted, patience_s=patience_s, reuse=reuse)
         await batcher.start()
         return _Computation(engine, tokeniser, batcher, counted, Uses(), [])
+
+
+def _vector_cache(max_bytes: int, dimensions: int) -> VectorCache | None:
+    if not max_bytes:
+        return None
+    try:
+        return VectorCache(max_bytes, dimensions)
+    except (ValueError, MemoryError) as error:
+        raise InvalidConfig(f"cache.max_vector_bytes: {error}") from error
 
 
 def _withdrawal(model: ModelSettings) -> Withdrawal | None:

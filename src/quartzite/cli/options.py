@@ -65,6 +65,7 @@ Device = Annotated[str | None, setting("engine.device", "--device")]
 StorageUrl = Annotated[str | None, setting("storage.url", "--storage-url")]
 DataFolder = Annotated[str | None, setting("storage.data_folder", "--data-folder")]
 CacheFolder = Annotated[str | None, setting("cache.folder", "--cache")]
+MaxVectorBytes = Annotated[int | None, setting("cache.max_vector_bytes", "--max-vector-bytes")]
 
 
 def settings_of(config: Path | None, models: Sequence[str], flags: dict[str, Any]) -> Settings:

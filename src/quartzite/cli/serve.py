@@ -24,6 +24,7 @@ from quartzite.cli.options import (
     Device,
     Host,
     LogFormatFlag,
+    MaxVectorBytes,
     Models,
     NoAuth,
     PortFlag,
@@ -67,6 +68,7 @@ def serve(
     threads: Threads = None,
     device: Device = None,
     cache: CacheFolder = None,
+    max_vector_bytes: MaxVectorBytes = None,
     storage_url: StorageUrl = None,
     data_folder: DataFolder = None,
     log_format: LogFormatFlag = None,
@@ -88,6 +90,7 @@ def serve(
         "engine.threads": threads,
         "engine.device": device,
         "cache.folder": cache,
+        "cache.max_vector_bytes": max_vector_bytes,
         "storage.url": storage_url,
         "storage.data_folder": data_folder,
     }

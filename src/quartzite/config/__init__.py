@@ -259,9 +259,16 @@ class LimitSettings(Section, frozen=True, kw_only=True):
 
 
 class CacheSettings(Section, frozen=True, kw_only=True):
-    """Where model files are kept."""
+    """What is kept: model files on disk, and vectors in memory."""
 
     folder: Annotated[str, Meta(description="Folder for downloaded and unpacked models.")] = "~/.cache/quartzite"
+    max_vector_bytes: Annotated[
+        Natural,
+        Meta(
+            description="Most memory per model for the vectors of the items asked for last, in bytes: they are not "
+            "computed again. 0 keeps none."
+        ),
+    ] = 0
 
     @property
     def path(self) -> Path:

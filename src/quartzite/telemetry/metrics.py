@@ -102,6 +102,16 @@ REPEATED_ITEMS = Metric(
     "counter",
     "Items that had their vector from an equal one, asked for at the same time.",
 )
+VECTOR_CACHE_HITS = Metric(
+    "quartzite_vector_cache_hits_total", "counter", "Items whose vectors were in the cache of vectors."
+)
+VECTOR_CACHE_MISSES = Metric(
+    "quartzite_vector_cache_misses_total", "counter", "Items that were looked for in the cache of vectors in vain."
+)
+VECTOR_CACHE_EVICTIONS = Metric(
+    "quartzite_vector_cache_evictions_total", "counter", "Vectors that made room in the cache for others."
+)
+VECTOR_CACHE_BYTES = Metric("quartzite_vector_cache_bytes", "gauge", "Memory that the cache of vectors takes.")
 MICRO_BATCH_FAILURES = Metric(
     "quartzite_micro_batch_failures_total",
     "counter",
@@ -183,7 +193,7 @@ class Metrics:
         self._models.pop(name, None)
         for state in MODEL_STATES:
             self._collectors[MODEL_STATE].remove(name, state)
-        for metric in (MODEL_LOAD_SECONDS, *_NOW):
+        for metric in (MODEL_LOAD_SECONDS, VECTOR_CACHE_BYTES, *_NOW):
             self._collectors[metric].remove(name)
 
     def request(self, path: str, status: int, seconds: float, trace: Trace) -> None:
@@ -264,6 +274,10 @@ class EngineMetrics:
         self._items = series(MICRO_BATCH_ITEMS, model)
         self._padding = series(PADDING_TOKENS, model)
         self._repeats = series(REPEATED_ITEMS, model)
+        self._hits = series(VECTOR_CACHE_HITS, model)
+        self._misses = series(VECTOR_CACHE_MISSES, model)
+        self._evictions = series(VECTOR_CACHE_EVICTIONS, model)
+        self._cached_bytes = series(VECTOR_CACHE_BYTES, model)
         self._failures = series(MICRO_BATCH_FAILURES, model)
         self._restarts = series(MODEL_RESTARTS, model)
 
@@ -281,6 +295,16 @@ class EngineMetrics:
     def restarted(self) -> None:
         """Note that the engine, broken before, is in use again."""
         self._restarts.inc()
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        """Note how many items of a request were in the cache of vectors, and how many were not."""
+        self._hits.inc(hits)
+        self._misses.inc(misses)
+
+    def kept(self, cached_bytes: int, evictions: int) -> None:
+        """Note what the cache of vectors takes, and how many of them have made room for others."""
+        self._cached_bytes.set(cached_bytes)
+        self._evictions.inc(evictions)
 
 
 class _Answers:
