@@ -25,7 +25,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve install test test-clients check docs lock golden references bench bench-engine bench-length bench-ledger bench-load bench-peers bench-quick test-heavy clean
+.PHONY: help serve install test test-clients check docs lock golden references bench bench-engine bench-length bench-ledger bench-load bench-overhead bench-peers bench-quick test-heavy clean
 
 help: ## list the verbs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -75,6 +75,9 @@ bench-load: $(VENV_DEV)/.ready ## twice the load that the server can take, and k
 
 bench-ledger: $(VENV_DEV)/.ready ## what keys, limits and the ledger cost, on SQLite and PostgreSQL; some minutes
 	@$(BIN)/python benchmarks/ledger_cost.py $(ARGS)
+
+bench-overhead: $(VENV)/.ready ## what a query costs over HTTP beyond the bare engine; a minute
+	@$(VENV)/bin/python benchmarks/overhead.py $(ARGS)
 
 bench-peers: ## make the environments of the peers, about 10 GB and half an hour; ARGS='vllm infinity' for some
 	@$(PYTHON) benchmarks/peers/install.py $(ARGS)
