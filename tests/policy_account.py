@@ -7,13 +7,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from quartzite.batching.policy import Policy
-from quartzite.engines.base import MicroBatchShape
+from quartzite.engines.base import Block, MicroBatchShape
 
 SMALL = MicroBatchShape(256, 64, (16, 32, 64, 128, 256))
 STEPS = MicroBatchShape(128, 64, (32, 64, 96, 128))
 LARGE = MicroBatchShape(2048, 64, (16, 32, 64, 128, 256, 512, 1024, 2048))
+BLOCKED = MicroBatchShape(256, 64, SMALL.buckets, (Block(64, 0.8), Block(128, 0.9)))
 SHAPES = (
     SMALL,
+    BLOCKED,
     STEPS,
     LARGE,
     MicroBatchShape(100, 3, (10, 100)),

@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from quartzite.batching.policy import Policy
 from quartzite.config import EngineSettings, Precision
 from quartzite.domain import Encoded, Vectors
+from quartzite.engines.blocks import Layout, cheapest_layout
 from quartzite.engines.openvino import bert, graph, qwen3, rows
 from quartzite.engines.openvino.engine import Maker, OpenVinoEngine, load
 from quartzite.engines.openvino.session import Graphs
@@ -154,6 +156,51 @@ def test_a_fault_of_graphs_with_all_threads_would_be_seen(
     assert _cosines(_embed(engine, [[item]]), right).min() >= 0.999999
 
 
+def _in_blocks(items: Sequence[Encoded], engine: OpenVinoEngine) -> list[list[int]]:
+    """Return the places of `items` in those of the policy's micro-batches whose rows are divided."""
+    sizes = [item.tokens for item in items]
+    policy: Policy[None] = Policy(engine.shape)
+    policy.join(None, sizes)
+    chosen = iter(lambda: [place for _, place in policy.choose(long=False)], [])
+    layouts = [(places, cheapest_layout([sizes[place] for place in places], engine.shape)) for places in chosen]
+    return [places for places, layout in layouts if layout.grid[0] > 1]
+
+
+BERT_CASES = ["bert-cls", "bert-mean", "bert-max", "xlmr-cls"]
+
+
+@pytest.mark.parametrize("name", BERT_CASES)
+def test_a_vector_does_not_depend_on_the_block_it_lies_in(
+    name: str, golden_case: Callable[[str], GoldenCase], loaded: Loaded
+) -> None:
+    """Rows divided into blocks give the vectors that each item gets alone, in its place."""
+    case = golden_case(name)
+    engine, items = loaded(case, "f32"), _items(case) * 3
+    divided = _in_blocks(items, engine)
+    assert len(divided) > 2
+    vectors = _embed(engine, [[items[place] for place in places] for places in divided])
+    alone = np.concatenate([case.vectors] * 3)[[place for places in divided for place in places]]
+    assert _cosines(vectors, alone).min() >= 0.99999
+
+
+def test_blocks_with_the_mask_of_another_would_be_seen(
+    golden_case: Callable[[str], GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the first block's mask for all blocks, items of the others come out wrong."""
+    masked = graph.segment_mask
+
+    def of_the_first(of_query: graph.Node, of_key: graph.Node, causal: bool) -> graph.Node:
+        return graph.opset15.gather(masked(of_query, of_key, causal), graph.integers([0]), graph.integers(0))
+
+    monkeypatch.setattr(graph, "segment_mask", of_the_first)
+    case = golden_case("bert-mean")
+    engine, items = load(_card(case), EngineSettings(precision="f32"), tmp_path), _items(case) * 3
+    divided = _in_blocks(items, engine)
+    vectors = _embed(engine, [[items[place] for place in places] for places in divided])
+    alone = np.concatenate([case.vectors] * 3)[[place for places in divided for place in places]]
+    assert _cosines(vectors, alone).min() < 0.99
+
+
 @pytest.mark.parametrize(
     ("precision", "least"), [("f32", 0.99999), ("bf16", 0.9995), ("int8", 0.998), ("int8-dynamic", 0.998)]
 )
@@ -180,9 +227,9 @@ def test_shifted_positions_would_be_seen(
 ) -> None:
     """With every second item's positions off by one, the golden test fails."""
 
-    def shifted(batch: Sequence[Encoded], length: int) -> rows.PackedRow:
-        row = rows.pack(batch, length)
-        return rows.PackedRow(row.ids, row.positions * 2 % 50, row.segments, row.lengths)
+    def shifted(batch: Sequence[Encoded], layout: Layout) -> rows.PackedRow:
+        row = rows.pack(batch, layout)
+        return replace(row, positions=row.positions * 2 % 50)
 
     monkeypatch.setattr(bert, "pack", shifted)
     monkeypatch.setattr(qwen3, "pack", shifted)

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from quartzite.domain import Encoded
-from quartzite.engines.openvino.rows import TAIL, EmbeddingTable, RotaryTables, pack, pooling_arrays
+from quartzite.engines.blocks import Layout, end_to_end
+from quartzite.engines.openvino.rows import (
+    TAIL,
+    EmbeddingTable,
+    PackedRow,
+    RotaryTables,
+    pack,
+    pooling_arrays,
+)
 from quartzite.postprocess.pooling import POOLING
 from quartzite.registry.card import Pooling
 from quartzite.weights.tensor import Tensor
@@ -16,26 +24,39 @@ def _items(*lengths: int) -> list[Encoded]:
     return [Encoded(np.arange(n, dtype=np.int32) + 10 * place) for place, n in enumerate(lengths)]
 
 
+def _row(lengths: list[int], length: int) -> PackedRow:
+    return pack(_items(*lengths), end_to_end(lengths, length))
+
+
 def test_items_lie_end_to_end_with_positions_from_zero() -> None:
     """Each item keeps its ids, starts at position 0 and has a segment of its own; the tail belongs to none."""
-    row = pack(_items(2, 3), 8)
+    row = _row([2, 3], 8)
     assert row.ids.tolist() == [0, 1, 10, 11, 12, 0, 0, 0]
     assert row.positions.tolist() == [0, 1, 0, 1, 2, 0, 0, 0]
     assert row.segments.tolist() == [0, 0, 1, 1, 1, TAIL, TAIL, TAIL]
     assert row.starts.tolist() == [0, 2]
 
 
+def test_items_lie_where_the_layout_has_them() -> None:
+    """In blocks of 4 the tail of each belongs to no item, and the order of items is kept."""
+    row = pack(_items(2, 3, 1), Layout(8, 4, (4, 0, 6)))
+    assert row.ids.tolist() == [10, 11, 12, 0, 0, 1, 20, 0]
+    assert row.positions.tolist() == [0, 1, 2, 0, 0, 1, 0, 0]
+    assert row.segments.tolist() == [1, 1, 1, TAIL, 0, 0, 2, TAIL]
+    assert row.starts.tolist() == [4, 0, 6]
+
+
 def test_a_row_too_short_for_its_items_is_refused() -> None:
     """Packing never drops tokens silently."""
-    with pytest.raises(ValueError, match="broadcast"):
-        pack(_items(5, 5), 8)
+    with pytest.raises(IndexError):
+        _row([5, 5], 8)
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=12), st.integers(0, 20))
 def test_every_token_is_in_the_row_once(lengths: list[int], tail: int) -> None:
     """Reading the row segment by segment gives the items back."""
     items = _items(*lengths)
-    row = pack(items, sum(lengths) + tail)
+    row = _row(lengths, sum(lengths) + tail)
     for place, item in enumerate(items):
         here = row.segments == place
         assert row.ids[here].tolist() == item.ids.tolist()
@@ -47,7 +68,7 @@ def test_every_token_is_in_the_row_once(lengths: list[int], tail: int) -> None:
 def test_pooling_arrays_pool_as_the_reference(pooling: Pooling, lengths: list[int], tail: int) -> None:
     """What the graph computes from these arrays is the plain pooling of every item by itself."""
     slots, total = 8, sum(lengths) + tail
-    row = pack(_items(*lengths), total)
+    row = _row(lengths, total)
     states = np.random.default_rng(0).standard_normal((total, 3)).astype(np.float32)
     arrays = pooling_arrays(row, pooling, slots)
     for place, n in enumerate(lengths):

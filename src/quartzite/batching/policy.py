@@ -12,6 +12,8 @@ What it promises, with S the budget of a micro-batch and L = max(S, the longest 
   whatever comes after it.
 - A micro-batch costs the smallest bucket that holds it. Items go where they make all that waits cheapest, so 130 tokens
   become 128 and 16 and not 256, and a query does not ride in a long row that is half empty.
+- Where the longest row may be divided into blocks, it is filled block by block, if whose turn it is has an item that
+  fits and the row so filled costs less than an undivided one.
 - Work of less than a micro-batch per idle stream is split evenly over the streams, that of less than two is halved.
 
 Choosing looks at no more than the items it takes and a fixed number of requests besides; only while an item over the
@@ -26,6 +28,7 @@ from typing import Generic, TypeVar
 
 from quartzite.batching.order import Backlog, Item, Share
 from quartzite.engines.base import MicroBatchShape
+from quartzite.engines.blocks import Blocks
 
 R = TypeVar("R", bound=Hashable)
 Pick = tuple[Backlog[R], Item]
@@ -134,9 +137,9 @@ class Policy(Generic[R]):
         streams = max(1, min(idle, self.tokens // WHOLE))
         work = -(-self.tokens // streams)
         longest = self.tokens if long else self._shape.tokens
-        picks = self._fill(self._costs.target(work), longest)
-        if len(picks) > 1:
-            picks = self._cheapest(picks, work)
+        target = self._costs.target(work)
+        picks = self._in_blocks() if target == self._shape.tokens else []
+        picks = picks or self._undivided(target, longest, work)
         self._settle(picks, longest)
         return [(backlog.request, index) for backlog, (_, index) in picks]
 
@@ -155,6 +158,37 @@ class Policy(Generic[R]):
         shares = sorted([share for share in self._shares.values() if share], key=attrgetter("given"))
         self._floor = shares[0].given
         return chain.from_iterable([share.turns() for share in shares])
+
+    def _in_blocks(self) -> list[Pick[R]]:
+        """Take the longest row block by block; nothing where that is no better than a full one undivided."""
+        for block, price in self._shape.blocks:
+            picks = self._fill_blocks(block)
+            left = self._shape.tokens - sum([item[0] for _, item in picks])
+            if picks and price * self._shape.tokens + left + ONE_MORE < self._shape.tokens:
+                return picks
+            for backlog, item in picks:
+                backlog.put_back(item)
+        return []
+
+    def _fill_blocks(self, block: int) -> list[Pick[R]]:
+        """Take items in turn for the blocks of the longest row; nothing if whose turn it is has none that fits."""
+        picks: list[Pick[R]] = []
+        blocks, places, misses = Blocks(self._shape.tokens, block), self._shape.items, MISSES
+        for backlog in self._turns():
+            while places and (item := backlog.take(blocks.largest)):
+                blocks.put(item[0])
+                picks.append((backlog, item))
+                places -= 1
+            if backlog.items:
+                misses -= 1
+            if not (picks and blocks.largest and places and misses):
+                break
+        return picks
+
+    def _undivided(self, target: int, longest: int, work: int) -> list[Pick[R]]:
+        """Take items for an undivided row of about `target` tokens, the cheapest part of `work`."""
+        picks = self._fill(target, longest)
+        return self._cheapest(picks, work) if len(picks) > 1 else picks
 
     def _fill(self, target: int, longest: int) -> list[Pick[R]]:
         """Take items in turn until `target` tokens are reached; the first one, of at most `longest`, in any case."""

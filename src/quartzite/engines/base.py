@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from quartzite.domain import Encoded, Vectors
+
+
+class Block(NamedTuple):
+    """A length in tokens that divides the longest row, and the share of the undivided row's cost that is left then."""
+
+    tokens: int
+    price: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +21,13 @@ class MicroBatchShape:
     `tokens`: total of a packed micro-batch; an item longer than that runs alone. `items`: most items in one.
     `buckets`: ascending packed lengths the engine has graphs for, the last one equal to `tokens`; a micro-batch
     costs as much as the smallest bucket that holds it. Engines without buckets leave the tuple empty.
+    `blocks`: ascending; what can be laid in the longest row so that no item crosses a border between blocks is cheaper.
     """
 
     tokens: int
     items: int
     buckets: tuple[int, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
 
 class Engine(Protocol):

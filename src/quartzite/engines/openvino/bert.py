@@ -1,4 +1,4 @@
-"""BertModel and XLMRobertaModel as an OpenVINO graph over one packed row of tokens.
+"""BertModel and XLMRobertaModel as an OpenVINO graph over one packed row of tokens, which may be in blocks.
 
 Recipe: `BertModel.forward` of the papers BERT (arXiv:1810.04805) and XLM-R (arXiv:1911.02116); the two differ only in
 tensor prefix, position offset and epsilon. Word, position and type embeddings are summed outside the graph.
@@ -12,6 +12,7 @@ import openvino as ov
 from openvino import PartialShape, Type, opset15
 
 from quartzite.domain import Encoded, Ids
+from quartzite.engines.blocks import Layout, end_to_end
 from quartzite.engines.openvino import graph
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
@@ -72,16 +73,17 @@ class BertGraph:
     pooling: Pooling
     places: dict[str, Node] = field(default_factory=dict)
 
-    def build(self, length: int | None, slots: int) -> ov.Model:
-        """Return the graph for packed rows of `length` tokens (None: any length) and `slots` item slots.
+    def build(self, grid: tuple[int, int] | None, slots: int) -> ov.Model:
+        """Return the graph for rows of T tokens in the R blocks of S of `grid` (None: any), and `slots` item slots.
 
-        Inputs: `states` f32 (1, T, hidden) summed embeddings; `segments` int32 (1, T), or (1, 1) where a single item
-        fills the row, so that no T x T mask is made; `members`, `counts` as `graph.pool` takes them.
-        Output: f32 (slots, hidden).
+        Inputs: `states` f32 (R, S, hidden) summed embeddings; `segments` int32
+        (R, S), or (1, 1) where a single item fills the row, so that no T x T mask is made; `members`, `counts` as
+        `graph.pool` takes them. Output: f32 (slots, hidden).
         """
-        tokens = -1 if length is None else length
-        states = _input("states", [1, tokens, self.shape.hidden], Type.f32)
-        segments = _input("segments", [1, tokens], Type.i32)
+        blocks, block = grid or (-1, -1)
+        tokens = blocks * block if grid else -1
+        states = _input("states", [blocks, block, self.shape.hidden], Type.f32)
+        segments = _input("segments", [blocks, block], Type.i32)
         gathers = self.pooling in ("cls", "last")
         members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
@@ -134,20 +136,25 @@ class BertInputs:
         self._offset = shape.position_offset
         self._pooling = pooling
 
-    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
-        """Return the inputs for the items of `batch` in a row of `length` places."""
-        return self._arrays(pack(batch, length), slots)
+    def packed(self, batch: Sequence[Encoded], layout: Layout, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch` in a row with that `layout`."""
+        return self._arrays(pack(batch, layout), slots, layout.block)
 
     def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:  # noqa: ARG002
         """Yield the inputs for one item too long to share a row: the item whole, as its attention needs it; no mask."""
-        arrays = dict(self._arrays(pack([item], item.tokens), slots))
+        layout = end_to_end([item.tokens], item.tokens)
+        arrays = dict(self.packed([item], layout, slots))
         arrays["segments"] = np.zeros((1, 1), dtype=np.int32)
         yield arrays
 
-    def _arrays(self, row: PackedRow, slots: int) -> Arrays:
+    def _arrays(self, row: PackedRow, slots: int, block: int) -> Arrays:
         states = self._words.rows(row.ids)
         states += self._positions[self._places(row)]
-        return {"states": states[None], "segments": row.segments[None], **pooling_arrays(row, self._pooling, slots)}
+        return {
+            "states": states.reshape(-1, block, states.shape[1]),
+            "segments": row.segments.reshape(-1, block),
+            **pooling_arrays(row, self._pooling, slots),
+        }
 
     def _places(self, row: PackedRow) -> Ids:
         """Return the rows of the position table, int32 (T,).

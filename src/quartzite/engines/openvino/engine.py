@@ -14,7 +14,8 @@ import openvino as ov
 
 from quartzite.config import EngineSettings
 from quartzite.domain import Encoded, Vectors
-from quartzite.engines.base import MicroBatchShape
+from quartzite.engines.base import Block, MicroBatchShape
+from quartzite.engines.blocks import Layout, cheapest_layout, end_to_end
 from quartzite.engines.openvino import bert, qwen3, qwen3_vl
 from quartzite.engines.openvino.allocation import return_large_pieces
 from quartzite.engines.openvino.int8 import Smoothing, with_int8_products
@@ -41,17 +42,19 @@ SPREAD_PARAMETERS = 200_000_000
 """Above this an item alone takes long, and products are so large that several threads share one at little loss."""
 THREADS_OF_A_SPREAD_STREAM = 4
 """At most so many threads share the products of one row."""
+BLOCKS = (Block(64, 0.8),)
+"""Blocks that full rows of small models are divided into, and what that leaves of the cost: see decision 64."""
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
-Build = Callable[[int | None, int], ov.Model]
-"""Makes a graph for a row length (None: any) and a number of item slots."""
+Build = Callable[[tuple[int, int] | None, int], ov.Model]
+"""Makes a graph for a grid, blocks and their length (None: any), and a number of item slots."""
 
 
 class Inputs(Protocol):
     """Makes the inputs of one architecture's graph."""
 
-    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
-        """Return the inputs for the items of `batch` in a row of `length` places."""
+    def packed(self, batch: Sequence[Encoded], layout: Layout, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch` in a row with that `layout`."""
 
     def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:
         """Yield the inputs of the runs that together compute an item too long to share a row.
@@ -104,15 +107,16 @@ class OpenVinoEngine:
         """Return one pooled vector per item, in order: float32 (B, D), not normalised."""
         if self._vision is not None:
             batch = await self._vision.see(batch, self._turns)
-        tokens = sum(item.tokens for item in batch)
-        if tokens > self.shape.tokens:
+        sizes = [item.tokens for item in batch]
+        if sum(sizes) > self.shape.tokens:
             return await self._embed_long(batch[0])
-        graph, length = ((spread and self._wide) or self._graphs).for_row(tokens)
+        layout = cheapest_layout(sizes, self.shape)
+        graph = ((spread and self._wide) or self._graphs).for_row(layout)
         run = await graph.take()
         try:
             async with self._turns:
                 run.forget()
-                output = await run(self._inputs.packed(batch, length, self.shape.items))
+                output = await run(self._inputs.packed(batch, layout, self.shape.items))
         finally:
             graph.give_back(run)
         return output[: len(batch)]
@@ -120,7 +124,7 @@ class OpenVinoEngine:
     async def _embed_long(self, item: Encoded) -> Vectors:
         """Run an item alone, piece by piece; its inputs are large, so they are made off the event loop."""
         longest = self.shape.tokens
-        graph = self._graphs.any_length
+        graph = self._graphs.all_rows
         run = await graph.take()
         pieces = self._inputs.pieces(item, self.shape.buckets, self.shape.items)
         vectors: list[Vectors] = []
@@ -220,25 +224,22 @@ class Maker:
         }
         return lambda model: self.core.compile_model(model, self.device, options)
 
-    def graphs(self, streams: int, threads: int, apart: Sequence[int]) -> Graphs:
+    def graphs(self, streams: int, threads: int, apart: Sequence[tuple[int, int]] = ()) -> Graphs:
         """Return the graphs, of which the one for all rows is compiled."""
-        shape = self.shape
-        return Graphs(
-            self.compiling(streams, threads), lambda length: self.build(length, shape.items), shape.buckets, apart
-        )
+        return Graphs(self.compiling(streams, threads), lambda grid: self.build(grid, self.shape.items), apart)
 
     def warm_graphs(self, streams: int, threads_of_a_stream: int) -> Graphs:
-        """Return the graphs, all of them compiled and primed for every row length."""
-        graphs = self.graphs(streams, streams * threads_of_a_stream, self.shape.buckets[:1])
-        graphs.warm()
+        """Return one graph for all rows, primed for every row length."""
+        graphs = self.graphs(streams, streams * threads_of_a_stream)
         for tokens in self.shape.buckets:
             self.prime(graphs, tokens, streams)
         return graphs
 
     def prime(self, graphs: Graphs, tokens: int, streams: int) -> None:
         """Have rows of `tokens` run once on every stream."""
-        graph, length = graphs.for_row(tokens)
-        graph.prime(self.inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], length, self.shape.items), streams)
+        layout = end_to_end([1], next(length for length in self.shape.buckets if length >= tokens))
+        arrays = self.inputs.packed([Encoded(np.zeros(1, dtype=np.int32))], layout, self.shape.items)
+        graphs.for_row(layout).prime(arrays, streams)
 
 
 def model_tensors(card: ModelCard) -> dict[str, Tensor]:
@@ -281,7 +282,7 @@ def architecture(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[Build,
         return lambda _, slots: qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots), inputs
     tower, deep = qwen3_vl.tower(tensors, qwen3_vl.TEXT), len(shape.vision.deepstack)
 
-    def build(_: int | None, slots: int) -> ov.Model:
+    def build(_: tuple[int, int] | None, slots: int) -> ov.Model:
         return qwen3.Qwen3Graph(shape.text, tower, card.pooling).build(slots, deep)
 
     return build, qwen3_vl.Qwen3VlInputs(shape, tower, card.pooling, card.max_tokens)
@@ -310,13 +311,22 @@ def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchSh
     """Return the largest micro-batch of `card` and the row lengths that have, or share, a warm graph."""
     tokens = settings.micro_batch_tokens or _micro_batch_tokens(card)
     shortest = [SHORTEST] if _is_small(card) and tokens > SHORTEST else []
-    return MicroBatchShape(tokens, ITEM_SLOTS, (*shortest, *range(STEP, tokens, STEP), tokens))
+    blocks = tuple(
+        [block for block in BLOCKS if _is_small(card) and block.tokens < tokens and tokens % block.tokens == 0]
+    )
+    return MicroBatchShape(tokens, ITEM_SLOTS, (*shortest, *range(STEP, tokens, STEP), tokens), blocks)
 
 
-def _apart(card: ModelCard, shape: MicroBatchShape, spread: int) -> list[int]:
-    """Return the row lengths that have a graph of their own: full rows, and the shortest where those are not spread."""
-    shortest = shape.buckets[:2] if spread == 1 else ()
-    return sorted({*shortest, shape.tokens}) if _is_small(card) else []
+def _apart(card: ModelCard, shape: MicroBatchShape, spread: int) -> list[tuple[int, int]]:
+    """Return the grids of rows that have a graph of their own: full rows, undivided and in blocks.
+
+    Where rows are not spread the shortest have one too.
+    """
+    if not _is_small(card):
+        return []
+    shortest = [(1, length) for length in shape.buckets[:2]] if spread == 1 else []
+    divided = [(shape.tokens // block.tokens, block.tokens) for block in shape.blocks]
+    return list(dict.fromkeys([*shortest, (1, shape.tokens), *divided]))
 
 
 def _micro_batch_tokens(card: ModelCard) -> int:

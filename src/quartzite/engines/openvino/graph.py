@@ -1,6 +1,7 @@
 """Pieces that all graphs share: constants from stored tensors, products, norms, attention, pooling.
 
-Knows OpenVINO's operators and nothing of files or queues. States are (1, T, hidden): one packed row of T tokens.
+Knows OpenVINO's operators and nothing of files or queues. States are (1, T, hidden): one packed row of T tokens,
+or (R, S, hidden): a row in R blocks of S.
 """
 
 from collections.abc import Sequence
@@ -155,9 +156,9 @@ def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
 
 
 def segment_mask(of_query: Node, of_key: Node, causal: bool) -> Node:
-    """Return the additive mask (1, 1, T, S) that keeps attention inside each item of a packed row.
+    """Return the additive mask (R, 1, T, S) that keeps attention inside each item of a packed row, or of R blocks.
 
-    `of_query` int32 (1, T) and `of_key` int32 (1, S) number the item of every token. With `causal`, the queries are
+    `of_query` int32 (R, T) and `of_key` int32 (R, S) number the item of every token. With `causal`, the queries are
     taken as the last T of the S keys and see no later key.
     """
     allowed = opset15.equal(opset15.unsqueeze(of_query, integers(2)), opset15.unsqueeze(of_key, integers(1)))
@@ -183,12 +184,13 @@ def length(row: Node) -> Node:
 
 
 def pool(states: Node, pooling: Pooling, members: Node, counts: Node) -> Node:
-    """Return one vector per item slot, (N, hidden), of packed states (1, T, hidden).
+    """Return one vector per item slot, (N, hidden), of the packed states of T tokens, (R, S, hidden).
 
     For mean pooling `members` f32 (N, T) holds 1 where a token belongs to the slot's item and `counts` f32 (N, 1)
     the tokens of each; for cls and last `members` int32 (N,) holds the place of that token and `counts` is unused.
     """
-    flat = opset15.squeeze(states, integers([0]))
+    hidden_size = states.get_output_partial_shape(0)[2].get_length()
+    flat = opset15.reshape(states, integers([-1, hidden_size]), special_zero=False)
     if pooling in ("cls", "last"):
         return opset15.gather(flat, members, integers(0))
     if pooling == "mean":

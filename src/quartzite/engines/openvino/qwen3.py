@@ -7,6 +7,7 @@ graph: a position such as 8191 is no bfloat16 number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import openvino as ov
@@ -14,6 +15,7 @@ from openvino import PartialShape, Type, opset15
 from openvino.op.util import Variable, VariableInfo
 
 from quartzite.domain import Encoded, Ids
+from quartzite.engines.blocks import Layout, end_to_end
 from quartzite.engines.openvino import graph
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
@@ -187,17 +189,18 @@ class Qwen3Inputs:
         self.rotary = RotaryTables(longest, shape.head_size, shape.rope_theta)
         self._pooling = pooling
 
-    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
-        """Return the inputs for the items of `batch` in a row of `length` places."""
-        row = pack(batch, length)
+    def packed(self, batch: Sequence[Encoded], layout: Layout, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch` in an undivided row with that `layout`."""
+        row = pack(batch, layout)
         return self._arrays(row, row.segments, slots)
 
     def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:
         """Yield the inputs for one item too long to share a row: pieces of the longest of `buckets`, and the rest."""
         for start in range(0, item.tokens, buckets[-1]):
             piece = Encoded(item.ids[start : start + buckets[-1]])
-            row = pack([piece], next(length for length in buckets if length >= piece.tokens))
-            row = PackedRow(row.ids, row.positions + np.int32(start), row.segments, row.lengths)
+            length = next(length for length in buckets if length >= piece.tokens)
+            row = pack([piece], end_to_end([piece.tokens], length))
+            row = replace(row, positions=row.positions + np.int32(start))
             keys = np.concatenate([np.zeros(start, dtype=np.int32), row.segments])
             yield self._arrays(row, keys, slots)
 

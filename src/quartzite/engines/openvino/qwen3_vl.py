@@ -5,12 +5,12 @@ interleaved rotary positions by time, row and column). Rows without pictures are
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
 from quartzite.domain import Encoded, Ids
+from quartzite.engines.blocks import Layout
 from quartzite.engines.openvino import qwen3, qwen3_vl_vision
 from quartzite.engines.openvino.pictures import rope_positions
 from quartzite.engines.openvino.qwen3 import ADDED, Qwen3Inputs
@@ -43,10 +43,10 @@ class Qwen3VlInputs:
         self._names = [ADDED.format(layer) for layer in range(len(shape.vision.deepstack))]
         self._nothing = np.zeros((1, 1, shape.hidden), dtype=np.float32)
 
-    def packed(self, batch: Sequence[Encoded], length: int, slots: int) -> Arrays:
-        """Return the inputs for the items of `batch`, whose pictures have been seen, in a row of `length` places."""
-        starts = accumulate((item.tokens for item in batch), initial=0)
-        return self._with_pictures(self._text.packed(batch, length, slots), list(zip(starts, batch, strict=False)))
+    def packed(self, batch: Sequence[Encoded], layout: Layout, slots: int) -> Arrays:
+        """Return the inputs for the items of `batch`, whose pictures have been seen, in an undivided row."""
+        placed = list(zip(layout.starts, batch, strict=True))
+        return self._with_pictures(self._text.packed(batch, layout, slots), placed)
 
     def pieces(self, item: Encoded, buckets: Sequence[int], slots: int) -> Iterator[Arrays]:
         """Yield the inputs for one item too long to share a row, piece by piece."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quartzite.domain import Encoded, Ids
+from quartzite.engines.blocks import Layout
 from quartzite.registry.card import Pooling
 from quartzite.weights.tensor import Tensor, bf16_to_f32
 
@@ -43,34 +44,34 @@ class Seen(Encoded):
 
 @dataclass(frozen=True, slots=True)
 class PackedRow:
-    """Where every token of a micro-batch lies. `ids`, `positions`, `segments`: int32 (T,); `lengths`: int32 (B,).
+    """Where every token of a micro-batch lies.
 
-    Positions restart at 0 with every item; segments number the items, TAIL marks places of no item.
+    `ids`, `positions`, `segments` are int32 (T,), `lengths` and `starts` int32 (B,). Positions restart at 0 with every
+    item; segments number the items, TAIL marks places of no item; `starts` are the places of the items' first tokens.
     """
 
     ids: Ids
     positions: Ids
     segments: Ids
     lengths: Ids
-
-    @property
-    def starts(self) -> Ids:
-        """Place of every item's first token: int32 (B,)."""
-        return np.cumsum(self.lengths, dtype=np.int32) - self.lengths
+    starts: Ids
 
 
-def pack(batch: Sequence[Encoded], length: int) -> PackedRow:
-    """Lay the items of `batch` end to end in a row of `length` places, which must hold all their tokens."""
+def pack(batch: Sequence[Encoded], layout: Layout) -> PackedRow:
+    """Lay the items of `batch` in a row as `layout` says; raises IndexError where one finds no room."""
+    ids = np.zeros(layout.length, dtype=np.int32)
+    positions = np.zeros(layout.length, dtype=np.int32)
+    segments = np.full(layout.length, TAIL, dtype=np.int32)
     lengths = np.array([item.tokens for item in batch], dtype=np.int32)
-    total = int(lengths.sum())
-    ids = np.zeros(length, dtype=np.int32)
-    positions = np.zeros(length, dtype=np.int32)
-    segments = np.full(length, TAIL, dtype=np.int32)
-    ids[:total] = np.concatenate([item.ids for item in batch])
-    segments[:total] = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
-    starts = np.cumsum(lengths, dtype=np.int32) - lengths
-    positions[:total] = np.arange(total, dtype=np.int32) - np.repeat(starts, lengths)
-    return PackedRow(ids, positions, segments, lengths)
+    starts = np.array(layout.starts, dtype=np.int32)
+    in_item = np.arange(lengths.sum(), dtype=np.int32) - np.repeat(
+        np.cumsum(lengths, dtype=np.int32) - lengths, lengths
+    )
+    places = np.repeat(starts, lengths) + in_item
+    ids[places] = np.concatenate([item.ids for item in batch])
+    positions[places] = in_item
+    segments[places] = np.repeat(np.arange(len(batch), dtype=np.int32), lengths)
+    return PackedRow(ids, positions, segments, lengths, starts)
 
 
 def pooling_arrays(row: PackedRow, pooling: Pooling, slots: int) -> dict[str, NDArray[np.generic]]:

@@ -10,9 +10,10 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from quartzite.domain import Vectors
+from quartzite.engines.blocks import Layout
 from quartzite.engines.openvino.rows import Arrays
 
-Build = Callable[[int | None], ov.Model]
+Build = Callable[[tuple[int, int] | None], ov.Model]
 FAILURE_CHECK_S = 0.2
 """How often a run under way is asked whether it has failed: OpenVINO calls back only where it has not."""
 
@@ -178,37 +179,34 @@ async def _uninterrupted(done: asyncio.Future[None], has_failed: Callable[[], bo
 
 
 class Graphs:
-    """The graphs of one model: one for rows of any length, and graphs of their own for the lengths `apart`.
+    """The graphs of one model: one for all rows, and graphs of their own for rows of the grids `apart`.
 
-    A graph of its own is faster for the shortest rows and for full ones, but holds packed weights of its own: rows in
-    between share one. Those `apart` are compiled by `warm`; until then all rows take the shared one.
+    A graph of its own is faster for full rows, but holds packed weights of its own: shorter ones share one. A grid is
+    the number of blocks and their length; an undivided row is one block. Graphs `apart` are compiled by `warm`; until
+    then all rows take the shared one.
     """
 
-    def __init__(
-        self, compile_: Callable[[ov.Model], Any], build: Build, buckets: Sequence[int], apart: Sequence[int]
-    ) -> None:
+    def __init__(self, compile_: Callable[[ov.Model], Any], build: Build, apart: Sequence[tuple[int, int]]) -> None:
         self._compile = compile_
         self._build = build
-        self._buckets = tuple(buckets)
         self._apart = tuple(apart)
-        self._by_length: Mapping[int, CompiledGraph] = {}
-        self.any_length = self._compiled(None)
+        self._by_grid: Mapping[tuple[int, int], CompiledGraph] = {}
+        self.all_rows = self._compiled(None)
 
     def warm(self) -> None:
         """Compile the graphs that are apart; called on a thread of its own."""
-        for length in self._apart:
-            added = self._compiled(length)
-            self._by_length = {**self._by_length, length: added}
+        for grid in self._apart:
+            added = self._compiled(grid)
+            self._by_grid = {**self._by_grid, grid: added}
 
-    def for_row(self, tokens: int) -> tuple[CompiledGraph, int]:
-        """Return the cheapest graph for a row of `tokens`, and the row length to give it."""
-        length = next(length for length in self._buckets if length >= tokens)
-        return self._by_length.get(length, self.any_length), length
+    def for_row(self, layout: Layout) -> CompiledGraph:
+        """Return the cheapest graph for a row with that `layout`."""
+        return self._by_grid.get(layout.grid, self.all_rows)
 
     def close(self) -> None:
         """Let go of all graphs and of the weights that they were built from."""
-        self._by_length = {}
-        del self.any_length, self._build
+        self._by_grid = {}
+        del self.all_rows, self._build
 
-    def _compiled(self, length: int | None) -> CompiledGraph:
-        return CompiledGraph(lambda: self._compile(self._build(length)))
+    def _compiled(self, grid: tuple[int, int] | None) -> CompiledGraph:
+        return CompiledGraph(lambda: self._compile(self._build(grid)))

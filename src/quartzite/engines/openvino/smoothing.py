@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from openvino import opset15
 
 from quartzite.domain import Encoded
+from quartzite.engines.blocks import end_to_end
 from quartzite.engines.openvino import bert, graph, qwen3
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import Smoothing
@@ -30,15 +31,16 @@ def smoothings(card: ModelCard, tensors: Mapping[str, Tensor], compute: str) -> 
     """Return the smoothing of every place in the graph of `card` that can have one, measured in precision `compute`."""
     shape, items = card.shape, random_items(card)
     length = sum(item.tokens for item in items)
+    layout = end_to_end([item.tokens for item in items], length)
     maker: bert.BertGraph | qwen3.Qwen3Graph
     if isinstance(shape, BertShape):
         maker = bert.BertGraph(shape, tensors, card.pooling)
         model, places = maker.build(None, len(items)), bert.shared_inputs(shape)
-        arrays = bert.BertInputs(shape, tensors, card.pooling).packed(items, length, len(items))
+        arrays = bert.BertInputs(shape, tensors, card.pooling).packed(items, layout, len(items))
     elif isinstance(shape, Qwen3Shape):
         maker = qwen3.Qwen3Graph(shape, tensors, card.pooling)
         model, places = maker.build(len(items)), qwen3.shared_inputs(shape)
-        arrays = qwen3.Qwen3Inputs(shape, tensors, card.pooling, length).packed(items, length, len(items))
+        arrays = qwen3.Qwen3Inputs(shape, tensors, card.pooling, length).packed(items, layout, len(items))
     else:
         return []
     measured = widths(model, {place: maker.places[place] for place in places}, arrays, compute)
