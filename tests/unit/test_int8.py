@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import openvino as ov
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from openvino import PartialShape, Type, opset15
@@ -17,6 +17,8 @@ from quartzite.weights.tensor import Tensor
 
 
 @given(arrays(np.float32, (4, 6), elements=st.floats(-1e4, 1e4, width=32)))
+@example(np.float32([[3e-42, 1.1e-42, 2.9e-42]]))
+@example(np.float32([[2e-36, 1e-38, 1e-45]]))
 def test_levels_times_scales_is_the_matrix_within_half_a_level(matrix: np.ndarray) -> None:
     """No weight moves by more than half of its row's step, and no level leaves -127..127."""
     levels, scales = quantise(matrix)

@@ -44,7 +44,7 @@ def quantise(matrix: NDArray[np.float32], groups: int = 1) -> tuple[NDArray[np.i
     """
     apart = matrix.reshape(len(matrix), groups, -1)
     scales = np.abs(apart).max(axis=2, keepdims=True) / np.float32(127)
-    scales[scales == 0] = 1  # groups of zeros, or of numbers so small that a 127th of them is none
+    scales[scales < np.finfo(np.float32).tiny] = 1  # groups of zeros, or of numbers so small that steps lose their bits
     levels = apart / scales
     return np.rint(levels, out=levels).astype(np.int8).reshape(matrix.shape), scales[:, :, 0]
 
