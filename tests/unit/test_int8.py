@@ -17,8 +17,7 @@ from quartzite.weights.tensor import Tensor
 
 
 @given(arrays(np.float32, (4, 6), elements=st.floats(-1e4, 1e4, width=32)))
-@example(np.float32([[3e-42, 1.1e-42, 2.9e-42]]))
-@example(np.float32([[2e-36, 1e-38, 1e-45]]))
+@example(np.float32([[2.1798598911036854e-41, 7.527775350352917e-42, -2.099705618944306e-41]]))
 def test_levels_times_scales_is_the_matrix_within_half_a_level(matrix: np.ndarray) -> None:
     """No weight moves by more than half of its row's step, and no level leaves -127..127."""
     levels, scales = quantise(matrix)
