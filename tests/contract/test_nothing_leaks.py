@@ -68,5 +68,5 @@ def _of(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-async def _failing(_batch: object) -> object:
+async def _failing(_batch: object, _spread: bool = False) -> object:
     raise RuntimeError("provoked failure")
