@@ -13,6 +13,7 @@ from quartzite.config import EngineSettings, Precision
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.blocks import Layout, cheapest_layout
 from quartzite.engines.openvino import bert, graph, qwen3, rows
+from quartzite.engines.openvino import engine as openvino_engine
 from quartzite.engines.openvino.engine import Maker, OpenVinoEngine, load
 from quartzite.engines.openvino.session import Graphs
 from quartzite.registry.card import ModelCard
@@ -127,10 +128,9 @@ def test_a_vector_does_not_depend_on_the_threads_it_had(
     """A micro-batch that has all streams to itself, alone or packed, gets the vectors that it gets on one."""
     case = golden_case(name)
     engine, items = load(_card(case), EngineSettings(precision="f32", threads=2), tmp_path), _items(case)
-    short = [item for item in items if item.tokens <= engine.shape.tokens]
-    alone = _embed(engine, [[item] for item in short])
-    assert _cosines(_spread(engine, [[item] for item in short]), alone).min() >= 0.999999
-    batches, order = _packed(short, engine, seed=0)
+    alone = _embed(engine, [[item] for item in items])
+    assert _cosines(_spread(engine, [[item] for item in items]), alone).min() >= 0.999999
+    batches, order = _packed(items, engine, seed=0)
     assert _cosines(_spread(engine, batches), alone[order]).min() >= 0.999999
 
 
@@ -181,6 +181,23 @@ def test_a_vector_does_not_depend_on_the_block_it_lies_in(
     vectors = _embed(engine, [[items[place] for place in places] for places in divided])
     alone = np.concatenate([case.vectors] * 3)[[place for places in divided for place in places]]
     assert _cosines(vectors, alone).min() >= 0.99999
+
+
+@pytest.mark.parametrize("name", ["bert-cls", "bert-mean", "xlmr-cls"])
+def test_graphs_for_any_row_take_blocks_too(
+    name: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Models that are not small have one graph for all rows, whole and in blocks, on one stream or on all."""
+    monkeypatch.setattr(openvino_engine, "SMALL_MODEL_PARAMETERS", 0)
+    case = golden_case(name)
+    engine, items = load(_card(case), EngineSettings(precision="f32", threads=2), tmp_path), _items(case) * 4
+    divided = _in_blocks(items, engine)
+    assert engine.shape.blocks[0].tokens == 128
+    assert len(divided) > 1
+    right = np.concatenate([case.vectors] * 4)[[place for places in divided for place in places]]
+    batches = [[items[place] for place in places] for places in divided]
+    assert _cosines(_embed(engine, batches), right).min() >= 0.99999
+    assert _cosines(_spread(engine, batches), right).min() >= 0.99999
 
 
 def test_blocks_with_the_mask_of_another_would_be_seen(

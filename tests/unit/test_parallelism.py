@@ -1,9 +1,57 @@
 """How many streams and threads a model has on a machine."""
 
+from pathlib import Path
+
 import pytest
 
 from quartzite.config import EngineSettings
-from quartzite.engines.openvino.engine import parallelism
+from quartzite.engines.openvino.engine import micro_batch_shape, parallelism, product_parameters, streams_of
+from quartzite.registry.card import BertShape, ModelCard, Qwen3Shape
+
+SIZES = {"tiny": (6, 384, 12, 1536), "base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
+HUGE = (48, 2560, 40, 10240)
+QWEN3 = Qwen3Shape(28, 1024, 16, 8, 128, 3072, 151669, 32768, 1e-6, 1e6)
+DECODER = ModelCard("qwen3", Path("no-folder"), QWEN3, "last", 32768)
+
+
+def bert(layers: int, hidden: int, heads: int, intermediate: int, max_tokens: int = 512) -> ModelCard:
+    """Return the card of a BERT-like model of that size."""
+    shape = BertShape(layers, hidden, heads, intermediate, 30522, 512, 2, 1e-12, "gelu", 0)
+    return ModelCard("bert", Path("no-folder"), shape, "cls", max_tokens)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_a_bert_has_narrow_streams_which_rows_alone_join(size: tuple[int, int, int, int]) -> None:
+    """Two cores compute two rows side by side, and a row alone has both."""
+    assert streams_of(bert(*size), EngineSettings(threads=2)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("settings", [{"threads": 1}, {"threads": 2, "streams": 1}, {"threads": 8, "streams": 4}])
+def test_nothing_is_joined_where_streams_are_not_of_one_thread_each(settings: dict[str, int]) -> None:
+    """One core has nothing to join, and who sets wide streams has the model in memory once."""
+    assert streams_of(bert(*SIZES["large"]), EngineSettings(**settings))[2] == 1
+
+
+def test_at_most_four_streams_are_joined() -> None:
+    """On sixteen cores four micro-batches alone run side by side."""
+    assert streams_of(bert(*SIZES["large"]), EngineSettings(threads=16)) == (16, 16, 4)
+
+
+def test_models_of_a_billion_and_decoders_are_in_memory_once() -> None:
+    """Their streams are wide from the beginning."""
+    assert product_parameters(bert(*HUGE).shape) > 10**9
+    assert [streams_of(card, EngineSettings(threads=2)) for card in (bert(*HUGE), DECODER)] == [(1, 2, 1), (1, 2, 1)]
+
+
+def test_full_rows_are_divided_into_blocks_by_the_size_of_a_bert() -> None:
+    """Small models have blocks of 64 tokens, others of 128; decoders, and rows no longer than a block, have none."""
+    cards = [bert(*SIZES["tiny"], 256), bert(*SIZES["large"]), DECODER]
+    assert [[block.tokens for block in micro_batch_shape(card, EngineSettings()).blocks] for card in cards] == [
+        [64],
+        [128],
+        [],
+    ]
+    assert not micro_batch_shape(bert(*SIZES["large"]), EngineSettings(micro_batch_tokens=128)).blocks
 
 
 @pytest.mark.parametrize(("threads", "parameters", "streams"), [(2, 0, 2), (2, 10**8, 2), (2, 3 * 10**8, 1)])

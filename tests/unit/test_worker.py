@@ -98,16 +98,26 @@ async def test_what_comes_beside_a_micro_batch_on_all_streams_waits_and_goes_tog
 
 @in_virtual_time
 async def test_nothing_is_spread_while_more_waits_or_runs() -> None:
-    """Each stream has its own micro-batch as ever, and a long item leaves the other stream to others."""
+    """Each stream has its own micro-batch as ever."""
     engine = TimedEngine(streams=2, spread=2)
     batcher = await started(engine)
     await batcher.embed(items(*[128] * 8), HOUR)
+    assert engine.spreading == 0
+
+
+@in_virtual_time
+async def test_a_long_item_alone_has_all_streams_and_lets_others_in() -> None:
+    """It is done in half the time, and a query that comes meanwhile does not wait for its end."""
+    engine = TimedEngine(streams=2, spread=2)
+    batcher = await started(engine)
     long = asyncio.create_task(batcher.embed(items(1000), HOUR))
     await asyncio.sleep(0.1)
     await batcher.embed(items(16), HOUR)
+    assert now() == pytest.approx(0.116)
+    assert engine.spreading == 1
     assert not long.done()
     await long
-    assert engine.spreading == 0
+    assert now() == pytest.approx(0.512)
 
 
 @in_virtual_time

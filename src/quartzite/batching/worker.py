@@ -219,7 +219,7 @@ class Batcher:
                 ticket.enter(now)
         tokens = sum([item.tokens for item in batch])
         long = tokens > self._engine.shape.tokens
-        streams = 1 if long else self._streams_together()
+        streams = self._streams_together()
         task = asyncio.get_running_loop().create_task(self._engine.embed(batch, streams > 1))
         task.add_done_callback(self._land)
         flight = Flight(items, tokens, now, allowed_s, long, streams)

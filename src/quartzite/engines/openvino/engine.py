@@ -22,7 +22,7 @@ from quartzite.engines.openvino.int8 import Smoothing, with_int8_products
 from quartzite.engines.openvino.precision import Arithmetic, choose, processor_flags
 from quartzite.engines.openvino.qwen3_vl_vision import VisionTower
 from quartzite.engines.openvino.rows import Arrays
-from quartzite.engines.openvino.session import Graphs
+from quartzite.engines.openvino.session import CompiledGraph, Graphs
 from quartzite.engines.openvino.smoothing import smoothings
 from quartzite.errors import ModelRefused
 from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3Shape, Qwen3VlShape, Shape
@@ -38,12 +38,16 @@ SHORTEST = 16
 """The shortest row of such a model."""
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
-SPREAD_PARAMETERS = 200_000_000
-"""Above this an item alone takes long, and products are so large that several threads share one at little loss."""
-THREADS_OF_A_SPREAD_STREAM = 4
+SPREAD_PARAMETERS = 1_000_000_000
+"""Up to this many a BERT-like model is held twice, so that rows alone can have several streams: see decision 59."""
+WIDE_PARAMETERS = 200_000_000
+"""Above this all streams of a model that is held once have several threads: an item alone would take too long."""
+THREADS_OF_A_WIDE_STREAM = 4
 """At most so many threads share the products of one row."""
-BLOCKS = (Block(64, 0.8),)
-"""Blocks that full rows of small models are divided into, and what that leaves of the cost: see decision 64."""
+PRIMED = 128
+"""Rows that have several streams are tried out beforehand up to this many tokens: those of usual queries."""
+BLOCKS_OF_SMALL, BLOCKS_OF_OTHERS = Block(64, 0.8), Block(128, 0.86)
+"""Blocks that full rows of BERT-like models are divided into, and what that leaves of the cost: decisions 64 and 59."""
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
 Build = Callable[[tuple[int, int] | None, int], ov.Model]
@@ -108,10 +112,11 @@ class OpenVinoEngine:
         if self._vision is not None:
             batch = await self._vision.see(batch, self._turns)
         sizes = [item.tokens for item in batch]
+        graphs = (spread and self._wide) or self._graphs
         if sum(sizes) > self.shape.tokens:
-            return await self._embed_long(batch[0])
+            return await self._embed_long(batch[0], graphs.all_rows)
         layout = cheapest_layout(sizes, self.shape)
-        graph = ((spread and self._wide) or self._graphs).for_row(layout)
+        graph = graphs.for_row(layout)
         run = await graph.take()
         try:
             async with self._turns:
@@ -121,10 +126,9 @@ class OpenVinoEngine:
             graph.give_back(run)
         return output[: len(batch)]
 
-    async def _embed_long(self, item: Encoded) -> Vectors:
+    async def _embed_long(self, item: Encoded, graph: CompiledGraph) -> Vectors:
         """Run an item alone, piece by piece; its inputs are large, so they are made off the event loop."""
         longest = self.shape.tokens
-        graph = self._graphs.all_rows
         run = await graph.take()
         pieces = self._inputs.pieces(item, self.shape.buckets, self.shape.items)
         vectors: list[Vectors] = []
@@ -180,12 +184,11 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     """
     return_large_pieces()
     arithmetic = choose(settings.precision, processor_flags())
-    streams, threads = parallelism(settings, product_parameters(card.shape))
+    streams, threads, spread = streams_of(card, settings)
     tensors = model_tensors(card)
     if arithmetic.storage == "int8":
         tensors = _with_int8(card, tensors, cache, arithmetic)
     build, inputs = architecture(card, tensors)
-    spread = min(streams, THREADS_OF_A_SPREAD_STREAM) if _is_small(card) and streams == threads else 1
     maker = Maker(settings.device, arithmetic, build, inputs, micro_batch_shape(card, settings))
     try:
         graphs = maker.graphs(streams, threads, _apart(card, maker.shape, spread))
@@ -229,10 +232,11 @@ class Maker:
         return Graphs(self.compiling(streams, threads), lambda grid: self.build(grid, self.shape.items), apart)
 
     def warm_graphs(self, streams: int, threads_of_a_stream: int) -> Graphs:
-        """Return one graph for all rows, primed for every row length."""
+        """Return one graph for all rows, primed for the row lengths of queries."""
         graphs = self.graphs(streams, streams * threads_of_a_stream)
         for tokens in self.shape.buckets:
-            self.prime(graphs, tokens, streams)
+            if tokens <= max(PRIMED, self.shape.buckets[0]):
+                self.prime(graphs, tokens, streams)
         return graphs
 
     def prime(self, graphs: Graphs, tokens: int, streams: int) -> None:
@@ -297,13 +301,22 @@ def vision_tower(
     return VisionTower(card.shape.vision, qwen3_vl.tower(tensors, qwen3_vl.VISION), compile_)
 
 
+def streams_of(card: ModelCard, settings: EngineSettings) -> tuple[int, int, int]:
+    """Return streams and threads of `card`, and how many idle streams of one thread a row alone has together."""
+    parameters = product_parameters(card.shape)
+    if not isinstance(card.shape, BertShape) or parameters > SPREAD_PARAMETERS:
+        return *parallelism(settings, parameters), 1
+    streams, threads = parallelism(settings)
+    return streams, threads, min(streams, THREADS_OF_A_WIDE_STREAM) if streams == threads else 1
+
+
 def parallelism(settings: EngineSettings, parameters: int = 0) -> tuple[int, int]:
     """Return streams and threads for a model with so many weights in products, unless the settings say otherwise.
 
     A stream of one thread on each core; for a large model one on each few cores, so that an item alone has them all.
     """
     threads = settings.threads or len(os.sched_getaffinity(0))
-    threads_of_a_stream = THREADS_OF_A_SPREAD_STREAM if parameters > SPREAD_PARAMETERS else 1
+    threads_of_a_stream = THREADS_OF_A_WIDE_STREAM if parameters > WIDE_PARAMETERS else 1
     return settings.streams or -(-threads // threads_of_a_stream), threads
 
 
@@ -311,10 +324,10 @@ def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchSh
     """Return the largest micro-batch of `card` and the row lengths that have, or share, a warm graph."""
     tokens = settings.micro_batch_tokens or _micro_batch_tokens(card)
     shortest = [SHORTEST] if _is_small(card) and tokens > SHORTEST else []
-    blocks = tuple(
-        [block for block in BLOCKS if _is_small(card) and block.tokens < tokens and tokens % block.tokens == 0]
-    )
-    return MicroBatchShape(tokens, ITEM_SLOTS, (*shortest, *range(STEP, tokens, STEP), tokens), blocks)
+    block = BLOCKS_OF_SMALL if _is_small(card) else BLOCKS_OF_OTHERS
+    divides = isinstance(card.shape, BertShape) and block.tokens < tokens and tokens % block.tokens == 0
+    buckets = (*shortest, *range(STEP, tokens, STEP), tokens)
+    return MicroBatchShape(tokens, ITEM_SLOTS, buckets, (block,) if divides else ())
 
 
 def _apart(card: ModelCard, shape: MicroBatchShape, spread: int) -> list[tuple[int, int]]:
