@@ -85,7 +85,10 @@ class CompiledGraph:
 
 
 class Run:
-    """One infer request: takes arrays, computes on a stream's thread, wakes the event loop with the result."""
+    """One infer request: takes arrays, computes on a stream's thread, wakes the event loop with the result.
+
+    Runs that follow each other share the timer that looks for failures: one for each would cost more than the look.
+    """
 
     def __init__(self, request: Any) -> None:
         self._request = request
@@ -94,16 +97,18 @@ class Run:
         self._bound: dict[str, NDArray[np.generic]] = {}
         self._is_stateful = bool(request.query_state())
         self.failed = False
-        self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._is_over = True
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._check: asyncio.TimerHandle | None = None
 
     async def __call__(self, arrays: Arrays) -> Vectors:
         """Return a copy of the graph's output for `arrays`; raises RuntimeError with OpenVINO's words when it fails."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        self._waiting = loop, done
+        self._loop = asyncio.get_running_loop()
         self.start(arrays)
+        self._is_over = False
         # The request must not be used again before it has finished, so a cancelled caller still waits for it here.
-        await _uninterrupted(done, self._has_failed)
+        await self._uninterrupted(self._loop)
         self.wait()
         return np.array(self._request.get_output_tensor(0).data)
 
@@ -146,13 +151,40 @@ class Run:
             self.failed = True
         return self.failed
 
-    def tell(self) -> None:
-        """Wake the event loop on which the result is waited for."""
-        if self._waiting is None:
+    async def _uninterrupted(self, loop: asyncio.AbstractEventLoop) -> None:
+        cancelled: asyncio.CancelledError | None = None
+        if self._check is None:
+            self._check = loop.call_later(FAILURE_CHECK_S, _check, weakref.ref(self))
+        while not self._is_over:
+            self._waiting = loop.create_future()
+            try:
+                await self._waiting
+            except asyncio.CancelledError as error:
+                cancelled = error
+        self._waiting = None
+        if cancelled:
+            raise cancelled
+
+    def check(self) -> None:
+        """Look whether it has failed if it is under way, and look again later; else do so no more."""
+        self._check = None
+        if self._is_over or self._loop is None:
             return
-        loop, done = self._waiting
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(_resolve, done)
+        if self._has_failed():
+            self.end()
+        else:
+            self._check = self._loop.call_later(FAILURE_CHECK_S, _check, weakref.ref(self))
+
+    def end(self) -> None:
+        """Note on the event loop that it is done or has failed, and wake who waits for it."""
+        self._is_over = True
+        if self._waiting and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def tell(self) -> None:
+        """Have the event loop on which the result is waited for note that it is there; on any thread."""
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.end)
 
 
 def _finished(run: "weakref.ref[Run]") -> None:
@@ -160,22 +192,9 @@ def _finished(run: "weakref.ref[Run]") -> None:
         alive.tell()
 
 
-def _resolve(done: "asyncio.Future[None]") -> None:
-    if not done.done():
-        done.set_result(None)
-
-
-async def _uninterrupted(done: asyncio.Future[None], has_failed: Callable[[], bool]) -> None:
-    cancelled: asyncio.CancelledError | None = None
-    while not done.done():
-        try:
-            await asyncio.wait({done}, timeout=FAILURE_CHECK_S)
-        except asyncio.CancelledError as error:
-            cancelled = error
-        if not done.done() and has_failed():
-            break
-    if cancelled:
-        raise cancelled
+def _check(run: "weakref.ref[Run]") -> None:
+    if alive := run():
+        alive.check()
 
 
 class Graphs:
