@@ -6,7 +6,7 @@ micro-batch · D native dimensions of a model · d requested dimensions · H att
 
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,8 +113,7 @@ class Encoded:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(NamedTuple):
     """Where the time of one request went, in seconds; `pictures_s` for fetching and decoding them."""
 
     tokenise_s: float = 0.0
@@ -134,8 +133,7 @@ class Embedded:
     timings: Timings
 
 
-@dataclass(frozen=True, slots=True)
-class Depth:
+class Depth(NamedTuple):
     """How much work there is: `tokens` and `requests` that wait, and micro-batches `running`."""
 
     tokens: int
@@ -143,8 +141,7 @@ class Depth:
     running: int
 
 
-@dataclass(frozen=True, slots=True)
-class MicroBatchRun:
+class MicroBatchRun(NamedTuple):
     """One micro-batch that has been in the engine: what it held, what its bucket added, and how it went.
 
     `tokens` counts those of its `items`, `padding_tokens` the places computed without one, `engine_s` its seconds in
@@ -170,8 +167,7 @@ lately; `lost` every stream hangs in the engine; `broken` its scheduling failed;
 MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelHealth:
+class ModelHealth(NamedTuple):
     """The state of a model, and how many of its `streams` are lost: busy for longer than any request was given."""
 
     state: ModelState
@@ -205,8 +201,7 @@ class Allowance:
     reset_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one request, in counts and times without content; what is not known is None or 0.
 
     `status` and `code` are those of the answer; `total_s` runs from the arrival to the answer being ready.

@@ -29,7 +29,7 @@ class Flight:
 
 
 class Flights:
-    """All micro-batches in an engine of so many `streams`, which take their items from `room`.
+    """All micro-batches in an engine of so many `streams`, which take their items from `room`; they have `streams` now.
 
     Whoever waits for an item, or asks for it, while an equal one is being computed shares its vector, unless it would
     come out sooner by itself.
@@ -39,6 +39,7 @@ class Flights:
         self._room = room
         self._costs = costs
         self._streams = streams
+        self.streams = 0
         self._flights: dict[asyncio.Task[Vectors], Flight] = {}
         self._computed: dict[bytes, tuple[Flight, Equals]] = {}
 
@@ -49,11 +50,6 @@ class Flights:
         return iter(self._flights.values())
 
     @property
-    def streams(self) -> int:
-        """How many streams they have."""
-        return sum([flight.streams for flight in self])
-
-    @property
     def tasks(self) -> list[asyncio.Task[Vectors]]:
         """What the engine does."""
         return [*self._flights]
@@ -61,6 +57,7 @@ class Flights:
     def add(self, task: asyncio.Task[Vectors], flight: Flight, idle: int) -> None:
         """Note that `flight` has begun, and have those that wait share it; `idle` streams are left."""
         self._flights[task] = flight
+        self.streams += flight.streams
         for equals in flight.items:
             if fingerprint := self._room.fingerprint(equals[0]):
                 self._computed[fingerprint] = flight, equals
@@ -70,6 +67,7 @@ class Flights:
     def remove(self, task: asyncio.Task[Vectors]) -> Flight:
         """Note that a micro-batch has come out, and return it: from now on nobody shares it."""
         flight = self._flights.pop(task)
+        self.streams -= flight.streams
         for equals in flight.items:
             fingerprint = self._room.fingerprint(equals[0])
             computed = self._computed.get(fingerprint)

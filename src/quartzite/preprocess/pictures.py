@@ -7,7 +7,7 @@ import asyncio
 import logging
 import ssl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DECODING_S = 10.0
+_NOTHING_HELD = nullcontext()
 
 
 class _Tools(NamedTuple):
@@ -57,15 +58,18 @@ class Pictures:
         self._files = asyncio.Semaphore(settings.fetches)
         self._decoders = asyncio.Semaphore(settings.decoders)
 
-    @contextmanager
-    def held(self, items: Sequence[Item]) -> Iterator[None]:
+    def held(self, items: Sequence[Item]) -> AbstractContextManager[None]:
         """Count the memory of the pictures of `items` inside the `with`, at the most that they may take.
 
         Raises Overloaded when it would be beyond the bound, unless there are no others: no request is too large for
         ever.
         """
-        size = sum(self._bytes(item) for item in items if isinstance(item, ImageItem))
-        if size and self.held_bytes and self.held_bytes + size > self._settings.max_held_bytes:
+        size = sum([self._bytes(item) for item in items if isinstance(item, ImageItem)])
+        return self._held(size) if size else _NOTHING_HELD
+
+    @contextmanager
+    def _held(self, size: int) -> Iterator[None]:
+        if self.held_bytes and self.held_bytes + size > self._settings.max_held_bytes:
             raise Overloaded
         self.held_bytes += size
         try:

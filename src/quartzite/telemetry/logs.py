@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, WrappedLogger
 
 
-_PLAIN = re.compile(r"[\w.:/@+-]+")
+_PLAIN = re.compile(r"[\w.:/@+-]+").fullmatch
 
 
 def set_up_logging(form: LogFormat, stream: TextIO | None = None) -> None:
@@ -40,7 +40,7 @@ class TextFormatter(logging.Formatter):
     """One line for people: local time, level, event, then `name=value`; a stack follows on lines of its own."""
 
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(message)s%(said)s", "%Y-%m-%d %H:%M:%S")
+        super().__init__("%(message)s", "%Y-%m-%d %H:%M:%S")
         self._time = -1, ""
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  as below
@@ -52,17 +52,14 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the standard library's name
         """Return the line of `record` without its stack."""
-        said = getattr(record, "fields", {})
-        record.said = "".join(f" {name}={_shown(value)}" for name, value in said.items())
-        return super().formatMessage(record)
+        said = [f" {name}={_shown(value)}" for name, value in getattr(record, "fields", {}).items()]
+        return f"{self.formatTime(record, self.datefmt)} {record.levelname} {record.message}{''.join(said)}"
 
 
 def _shown(value: object) -> str:
     """Quote what could be taken for another field or another line: some values come from clients."""
-    if isinstance(value, int | float):
-        return str(value)
     text = str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    return text if isinstance(value, int | float) or _PLAIN(text) else json.dumps(text)
 
 
 def _json_formatter() -> logging.Formatter:

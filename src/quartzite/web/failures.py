@@ -1,5 +1,6 @@
 """Failures as clients see them: rendered by the table of `errors.py`, with nothing of the inside in them."""
 
+from collections.abc import Mapping
 from typing import NoReturn
 
 import orjson
@@ -20,11 +21,20 @@ from quartzite.errors import (
     wire_row,
 )
 
+_CONTENT_TYPE = (b"content-type", b"application/json; charset=utf-8")
+
 
 class JsonResponse(Response):
     """An answer whose content is JSON already, labelled as the service labels it."""
 
     media_type = "application/json; charset=utf-8"
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """Give it its length and its type, all that answers have."""
+        if headers is None:
+            self.raw_headers = [(b"content-length", b"%d" % len(self.body)), _CONTENT_TYPE]
+        else:
+            super().init_headers(headers)
 
 
 def render(failure: RequestFailure) -> JsonResponse:

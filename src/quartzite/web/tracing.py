@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 TRACE_ID = "x-siliconcloud-trace-id"
+_TRACE_ID = TRACE_ID.encode("ascii")
 _SHOWN_CHARACTERS = 200
 
 
@@ -74,7 +75,7 @@ class _Visit:
         """Pass a part of the answer on, the trace id added to its headers."""
         if message["type"] == "http.response.start":
             self.trace.status = message["status"]
-            trace_id = (TRACE_ID.encode("ascii"), self.trace.id.encode("ascii"))
+            trace_id = (_TRACE_ID, self.trace.id.encode("ascii"))
             message["headers"] = [*message["headers"], trace_id, *limit_headers(self.trace.allowances)]
             if self.trace.withdrawal:
                 message["headers"] += withdrawal_headers(self.trace.withdrawal)
