@@ -133,7 +133,8 @@ class Embedded:
     timings: Timings
 
 
-class Depth(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Depth:
     """How much work there is: `tokens` and `requests` that wait, and micro-batches `running`."""
 
     tokens: int
@@ -167,7 +168,8 @@ lately; `lost` every stream hangs in the engine; `broken` its scheduling failed;
 MODEL_STATES: tuple[ModelState, ...] = get_args(ModelState)
 
 
-class ModelHealth(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ModelHealth:
     """The state of a model, and how many of its `streams` are lost: busy for longer than any request was given."""
 
     state: ModelState
