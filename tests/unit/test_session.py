@@ -44,6 +44,16 @@ async def test_a_run_that_openvino_fails_raises_its_words_and_can_be_used_again(
     assert (await run(arrays(3, 3))).tolist() == [2, 2, 2]
 
 
+async def test_a_run_that_fails_after_others_is_told_too() -> None:
+    """The timer that looks for failures is shared by what runs one after the other, and begins anew after it rang."""
+    run = await CompiledGraph(compiled).take()
+    for _ in range(2):
+        assert (await run(arrays(3, 3))).tolist() == [2, 2, 2]
+        with pytest.raises(RuntimeError, match="mismatch"):
+            async with asyncio.timeout(20):
+                await run(arrays(3, 2))
+
+
 async def test_a_run_leaves_what_it_was_given_as_it_is() -> None:
     """What is kept of an input for the next run is a copy, and no run computes what another was given."""
     run = await CompiledGraph(compiled).take()
