@@ -142,6 +142,16 @@ def test_smoothed_and_plain_files_do_not_mix(tmp_path: Path) -> None:
     assert len(list((cache / "int8").iterdir())) == 2
 
 
+def test_smoothed_rows_have_a_file_of_their_own(tmp_path: Path) -> None:
+    """A file made for groups is not taken where a scale for each row is needed, and the other way round."""
+    matrix = np.random.default_rng(2).standard_normal((4, 2 * GROUP)).astype(np.float32)
+    tensors, folder = {"a": Tensor("a", "F32", matrix)}, _folder(tmp_path)
+    smoothing = [Smoothing("place", ("a",), np.full(2 * GROUP, 2, dtype=np.float32))]
+    for group, shape in ((GROUP, (4, 2)), (0, (4, 1)), (GROUP, (4, 2))):
+        result = with_int8_products(tensors, ["a"], folder, tmp_path / "cache", lambda: smoothing, group)
+        assert result["a" + SCALE].shape == shape
+
+
 @pytest.mark.parametrize(("out", "inner"), [(64, 72), (48, 72), (32, 32), (16, 16), (192, 40), (512, 504)])
 def test_matrices_that_streams_would_expand_together_are_expanded_before(out: int, inner: int) -> None:
     """Where the plugin does not keep int8, streams that expand one matrix at the same time lose its scales."""

@@ -45,7 +45,17 @@ def test_int8_dynamic_computes_products_in_int8(flag: str) -> None:
     assert "products in int8" in arithmetic.reason
 
 
-def test_int8_dynamic_says_that_amx_has_no_int8_products() -> None:
+def test_int8_dynamic_has_int8_products_with_amx_where_the_graph_makes_them() -> None:
+    """A graph that brings each token to int8 needs no groups of the plugin's; without AMX the plugin does it better."""
+    arithmetic = choose("int8-dynamic", frozenset({"amx_bf16", "amx_int8", "avx512_vnni"}), in_graph=True)
+    assert (arithmetic.name, arithmetic.group, arithmetic.by_token) == ("int8-dynamic", 0, True)
+    assert "products in int8" in arithmetic.reason
+    without = choose("int8-dynamic", frozenset({"avx512_bf16", "avx512_vnni"}), in_graph=True)
+    assert (without.group, without.by_token) == (128, False)
+    assert choose("int8", frozenset({"amx_int8", "avx512_vnni"}), in_graph=True).by_token is False
+
+
+def test_int8_dynamic_says_where_amx_has_no_int8_products() -> None:
     """OpenVINO leaves activations in bf16 there: nobody is told otherwise, and the closer weights stay."""
     arithmetic = choose("int8-dynamic", frozenset({"amx_bf16", "amx_int8", "avx512_vnni"}))
     assert (arithmetic.name, arithmetic.group) == ("int8-dynamic", 128)

@@ -103,7 +103,8 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Precision,
         Meta(
             description="`auto` takes bf16 where the processor has it and f32 elsewhere; `int8-dynamic` also brings "
-            "what meets int8 weights to int8, which is the fastest where the processor has VNNI and no AMX."
+            "what meets int8 weights to int8, which is the fastest where the processor has VNNI; with AMX for "
+            "BERT-like models only."
         ),
     ] = "auto"
     streams: Annotated[

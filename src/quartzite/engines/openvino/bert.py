@@ -13,9 +13,10 @@ from openvino import PartialShape, Type, opset15
 
 from quartzite.domain import Encoded, Ids
 from quartzite.engines.blocks import Layout, end_to_end
-from quartzite.engines.openvino import graph
+from quartzite.engines.openvino import graph, levels
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
+from quartzite.engines.openvino.levels import LIFTS, Levels
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, pack, pooling_arrays
 from quartzite.registry.card import BertShape, Pooling
 from quartzite.weights.tensor import Tensor
@@ -47,13 +48,18 @@ def expected_tensors(shape: BertShape) -> dict[str, tuple[int, ...]]:
     return names
 
 
-def shared_inputs(shape: BertShape) -> dict[str, list[str]]:
-    """Return the places in the graph whose states can be smoothed, with the matrices that they meet."""
+def shared_inputs(shape: BertShape, by_token: bool = False) -> dict[str, list[str]]:
+    """Return the places in the graph whose states can be smoothed, with the matrices that they meet.
+
+    `by_token` adds those where it costs an operation of its own unless states are brought to int8 there anyway.
+    """
     places: dict[str, list[str]] = {}
     for layer in range(shape.layers):
         at = f"encoder.layer.{layer}"
         places[f"{at}.attention.self"] = [f"{at}.attention.self.{part}.weight" for part in ("query", "key", "value")]
         places[f"{at}.intermediate"] = [f"{at}.intermediate.dense.weight"]
+        if by_token:
+            places[f"{at}.output"] = [f"{at}.output.dense.weight"]
     return places
 
 
@@ -65,12 +71,14 @@ def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
 class BertGraph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
 
-    `places` are the nodes (1, T, in) of `shared_inputs`, as they were built last.
+    With `by_token` states are brought to int8 before they meet the matrices, which are int8 rows then. `places` are
+    the nodes (1, T, in) of `shared_inputs`, as they were built last.
     """
 
     shape: BertShape
     tensors: Mapping[str, Tensor]
     pooling: Pooling
+    by_token: bool = False
     places: dict[str, Node] = field(default_factory=dict)
 
     def build(self, grid: tuple[int, int] | None, slots: int) -> ov.Model:
@@ -99,26 +107,38 @@ class BertGraph:
         return hidden
 
     def _layer(self, states: Node, at: str, mask: Node) -> Node:
-        attended = self._linear(self._attention(states, f"{at}.attention.self", mask), f"{at}.attention.output.dense")
+        attended = self._signed(self._attention(states, f"{at}.attention.self", mask))
+        attended = self._linear(attended, f"{at}.attention.output.dense")
         states = self._norm(opset15.add(attended, states), f"{at}.attention.output.LayerNorm")
         taken = self._smoothed(states, f"{at}.intermediate")
-        inner = graph.activate(self._linear(taken, f"{at}.intermediate.dense"), self.shape.activation)
+        inner = self._activated(self._linear(taken, f"{at}.intermediate.dense"), f"{at}.output")
         return self._norm(opset15.add(self._linear(inner, f"{at}.output.dense"), states), f"{at}.output.LayerNorm")
 
     def _attention(self, states: Node, at: str, mask: Node) -> Node:
         heads, size = self.shape.heads, self.shape.hidden // self.shape.heads
-        states = self._smoothed(states, at)
+        taken = self._smoothed(states, at)
         query, key, value = (
-            graph.split_heads(self._linear(states, f"{at}.{part}"), heads, size) for part in ("query", "key", "value")
+            graph.split_heads(self._linear(taken, f"{at}.{part}"), heads, size) for part in ("query", "key", "value")
         )
         return graph.join_heads(graph.attend(query, key, value, mask), self.shape.hidden)
 
-    def _smoothed(self, states: Node, place: str) -> Node:
+    def _smoothed(self, states: Node, place: str) -> Node | Levels:
         self.places[place] = states
-        return graph.smoothed(states, self.tensors.get(place + SMOOTHING))
+        return self._signed(graph.smoothed(states, self.tensors.get(place + SMOOTHING)))
 
-    def _linear(self, states: Node, name: str) -> Node:
+    def _signed(self, states: Node) -> Node | Levels:
+        return levels.signed(states) if self.by_token else states
+
+    def _activated(self, states: Node, place: str) -> Node | Levels:
+        self.places[place] = activated = graph.activate(states, self.shape.activation)
+        if not self.by_token:
+            return activated
+        return levels.lifted(activated, LIFTS[self.shape.activation], self.tensors.get(place + SMOOTHING))
+
+    def _linear(self, states: Node | Levels, name: str) -> Node:
         weight, bias = f"{name}.weight", f"{name}.bias"
+        if isinstance(states, Levels):
+            return levels.product(states, self.tensors[weight], self.tensors[weight + SCALE], self.tensors[bias])
         return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), self.tensors[bias])
 
     def _norm(self, states: Node, name: str) -> Node:

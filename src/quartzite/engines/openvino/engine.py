@@ -183,12 +183,12 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     tensors are not those of the architecture, ModelRefused when OpenVINO refuses the device or the graph.
     """
     return_large_pieces()
-    arithmetic = choose(settings.precision, processor_flags())
+    arithmetic = choose(settings.precision, processor_flags(), in_graph=isinstance(card.shape, BertShape))
     streams, threads, spread = streams_of(card, settings)
     tensors = model_tensors(card)
     if arithmetic.storage == "int8":
         tensors = _with_int8(card, tensors, cache, arithmetic)
-    build, inputs = architecture(card, tensors)
+    build, inputs = architecture(card, tensors, arithmetic.by_token)
     maker = Maker(settings.device, arithmetic, build, inputs, micro_batch_shape(card, settings))
     try:
         graphs = maker.graphs(streams, threads, _apart(card, maker.shape, spread))
@@ -258,11 +258,12 @@ def _with_int8(card: ModelCard, tensors: dict[str, Tensor], cache: Path, how: Ar
     To be smoothed a model has to run once as it is stored.
     """
     products = [name for name, tensor in tensors.items() if len(tensor.shape) == 2 and "embed" not in name]
-    if not how.group:
+    if how.name == "int8":
         return with_int8_products(tensors, products, card.folder, cache)
     is_huge = product_parameters(card.shape) > LARGE_MODEL_PARAMETERS
-    smooth: Callable[[], Sequence[Smoothing]] = list if is_huge else partial(smoothings, card, tensors, how.compute)
-    return with_int8_products(tensors, products, card.folder, cache, smooth)
+    measured = partial(smoothings, card, tensors, how.compute, how.by_token)
+    smooth: Callable[[], Sequence[Smoothing]] = list if is_huge else measured
+    return with_int8_products(tensors, products, card.folder, cache, smooth, how.group)
 
 
 def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
@@ -276,11 +277,12 @@ def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
             return qwen3_vl.expected_tensors(shape), qwen3_vl.IGNORABLE
 
 
-def architecture(card: ModelCard, tensors: Mapping[str, Tensor]) -> tuple[Build, Inputs]:
-    """Return what makes the graphs of `card`, and what makes their inputs."""
+def architecture(card: ModelCard, tensors: Mapping[str, Tensor], by_token: bool = False) -> tuple[Build, Inputs]:
+    """Return what makes the graphs of `card`, and what makes their inputs; `by_token` is for BERT-like ones alone."""
     shape = card.shape
     if isinstance(shape, BertShape):
-        return bert.BertGraph(shape, tensors, card.pooling).build, bert.BertInputs(shape, tensors, card.pooling)
+        maker = bert.BertGraph(shape, tensors, card.pooling, by_token)
+        return maker.build, bert.BertInputs(shape, tensors, card.pooling)
     if isinstance(shape, Qwen3Shape):
         inputs = qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
         return lambda _, slots: qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots), inputs

@@ -68,10 +68,15 @@ def _expanded(weight: Tensor, scale: Tensor) -> Node:
         matrix = weight.data.astype(np.float32).reshape(out, groups, -1) * scale.as_f32().reshape(out, groups, 1)
         return opset15.constant(matrix.reshape(weight.shape))
     if groups == 1:
-        return opset15.multiply(opset15.convert(shared(weight.data, Type.i8), Type.f32), shared(scale.data, Type.f32))
+        return int8_rows(weight, scale)
     levels = opset15.convert(shared(weight.data.reshape(out, groups, -1), Type.i8), Type.f32)
     matrix = opset15.multiply(levels, shared(scale.data.reshape(out, groups, 1), Type.f32))
     return opset15.reshape(matrix, integers(weight.shape), special_zero=False)
+
+
+def int8_rows(weight: Tensor, scale: Tensor) -> Node:
+    """Return int8 levels (out, in) times the scales of their rows (out, 1)."""
+    return opset15.multiply(opset15.convert(shared(weight.data, Type.i8), Type.f32), shared(scale.data, Type.f32))
 
 
 def _is_unfit(out: int, inner: int) -> bool:

@@ -20,7 +20,11 @@ from quartzite.errors import WeightsRefused
 from quartzite.weights.safetensors import read_safetensors
 from quartzite.weights.tensor import Tensor
 
-RECIPES = {"rows": "symmetric rows 1", "smoothed": "smoothed symmetric groups 1"}
+RECIPES = {
+    "rows": "symmetric rows 1",
+    "smoothed": "smoothed symmetric groups 1",
+    "smoothed rows": "smoothed symmetric rows 1",
+}
 """Part of every file's name: a change of the arithmetic below makes new files."""
 SCALE = ".scale"
 SMOOTHING = ".smoothing"
@@ -55,17 +59,19 @@ def with_int8_products(
     folder: Path,
     cache: Path,
     smooth: Callable[[], Sequence[Smoothing]] | None = None,
+    group: int = GROUP,
 ) -> dict[str, Tensor]:
     """Return `tensors` with the matrices `names` replaced by int8 levels and joined by `<name>.scale` tensors.
 
     With `smooth`, which is called when there is no file yet, its multipliers are in there as `<place>.smoothing`,
-    the matrices have been divided by them, and there is a scale for each GROUP of weights. `folder` is where the
-    tensors come from; the quantised file is read from, or first written to, `cache`/int8. Raises WeightsRefused when
-    it cannot be written.
+    the matrices have been divided by them, and there is a scale for each `group` of weights, 0 for whole rows.
+    `folder` is where the tensors come from; the quantised file is read from, or first written to, `cache`/int8.
+    Raises WeightsRefused when it cannot be written.
     """
-    file = cache / "int8" / f"{_fingerprint(folder, 'smoothed' if smooth else 'rows')}.safetensors"
+    group = group if smooth else 0
+    recipe = "rows" if smooth is None else "smoothed" if group else "smoothed rows"
+    file = cache / "int8" / f"{_fingerprint(folder, recipe)}.safetensors"
     if not file.exists():
-        group = GROUP if smooth else 0
         try:
             _write(file, _Contents({name: tensors[name] for name in names}, group, smooth() if smooth else ()))
         except OSError as error:

@@ -11,7 +11,7 @@ CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
 INT8_PRODUCTS = ("avx512_vnni", "avx_vnni")
 WITHOUT_INT8_ACTIVATIONS = "amx_int8"
-"""With this flag OpenVINO leaves activations as they are, whatever it is told: see decision 74."""
+"""With this flag OpenVINO brings no activations to int8 by itself; a graph can: see decisions 74 and 75."""
 DYNAMIC_GROUP = 128
 """Values of a token that share one scale in `int8-dynamic`: see decision 43."""
 
@@ -28,17 +28,18 @@ class Arithmetic:
     storage: Literal["float", "int8"]
     reason: str
     group: int = 0
+    by_token: bool = False
 
     @property
     def name(self) -> str:
         """The short name shown at start."""
         if self.storage == "int8":
-            return "int8-dynamic" if self.group else "int8"
+            return "int8-dynamic" if self.group or self.by_token else "int8"
         return self.compute
 
 
-def choose(wanted: Precision, flags: frozenset[str]) -> Arithmetic:
-    """Return the arithmetic for `wanted` on a processor with `flags`.
+def choose(wanted: Precision, flags: frozenset[str], in_graph: bool = False) -> Arithmetic:
+    """Return the arithmetic for `wanted` on a processor with `flags`; `in_graph`: the graph can bring states to int8.
 
     OpenVINO also offers bf16 where it is only emulated, so the processor's own flags decide.
     """
@@ -49,24 +50,27 @@ def choose(wanted: Precision, flags: frozenset[str]) -> Arithmetic:
         return Arithmetic("bf16", "float", "as asked" if native else "as asked; this processor only emulates bf16")
     compute: Literal["f32", "bf16"] = "bf16" if native else "f32"
     if wanted == "int8-dynamic":
-        return _int8_dynamic(compute, flags)
+        return _int8_dynamic(compute, flags, in_graph)
     if wanted == "int8":
         return Arithmetic(compute, "int8", f"as asked; products in {compute}")
     found = f"the processor has {native}" if native else f"this {platform.machine()} processor has no native bf16"
     return Arithmetic(compute, "float", found)
 
 
-def _int8_dynamic(compute: Literal["f32", "bf16"], flags: frozenset[str]) -> Arithmetic:
-    """Return the arithmetic of int8 products where OpenVINO has them; with AMX the weights are prepared all the same.
+def _int8_dynamic(compute: Literal["f32", "bf16"], flags: frozenset[str], in_graph: bool) -> Arithmetic:
+    """Return the arithmetic of int8 products, the plugin's or with AMX the graph's own.
 
-    They are closer to the stored ones than those of plain int8, and as fast.
+    Where there are none the weights are prepared all the same: they are closer to the stored ones than those of plain
+    int8, and as fast.
     """
     if not any(flag in flags for flag in INT8_PRODUCTS):
         return Arithmetic(compute, "int8", f"this processor has no int8 products (VNNI); products in {compute}")
-    if WITHOUT_INT8_ACTIVATIONS in flags:
-        reason = f"as asked; with AMX OpenVINO has its products in {compute}, so bf16 is as fast"
-        return Arithmetic(compute, "int8", reason, DYNAMIC_GROUP)
-    return Arithmetic(compute, "int8", f"as asked; products in int8, the rest in {compute}", DYNAMIC_GROUP)
+    if WITHOUT_INT8_ACTIVATIONS not in flags:
+        return Arithmetic(compute, "int8", f"as asked; products in int8, the rest in {compute}", DYNAMIC_GROUP)
+    if in_graph:
+        return Arithmetic(compute, "int8", f"as asked; products in int8 (AMX), the rest in {compute}", by_token=True)
+    reason = f"as asked; with AMX OpenVINO has its products in {compute}, so bf16 is as fast"
+    return Arithmetic(compute, "int8", reason, DYNAMIC_GROUP)
 
 
 def processor_flags(source: Path = CPU_INFO) -> frozenset[str]:

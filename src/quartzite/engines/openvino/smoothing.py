@@ -1,6 +1,6 @@
 """Smoothing of states before they are brought to int8: the widest channels hand some of their width to the weights.
 
-Recipe: SmoothQuant (arXiv:2211.10438) with strength 0.5. Which channels are wide is a matter of the weights and not of
+Recipe: SmoothQuant (arXiv:2211.10438) with STRENGTH. Which channels are wide is a matter of the weights and not of
 the text, so it is measured on random tokens, once, when the int8 file is made (decision 43).
 """
 
@@ -21,21 +21,28 @@ from quartzite.engines.openvino.rows import Arrays
 from quartzite.registry.card import BertShape, ModelCard, Qwen3Shape
 from quartzite.weights.tensor import Tensor
 
+STRENGTH = 0.5
+"""Which part of the widths goes to the weights, between 0 and 1."""
+STRENGTHS_BY_TOKEN = {"attention.self": 0.6, "output": 0.3}
+"""The same for places in a layer whose states have one step for each token: see decision 75."""
 LENGTHS = (8, 24, 56, 168)
 """Tokens of the random items that are measured, in one row; none is longer than the model allows."""
 WIDEST = 16.0
 """No channel is made wider or narrower by more, whatever was measured."""
 
 
-def smoothings(card: ModelCard, tensors: Mapping[str, Tensor], compute: str) -> list[Smoothing]:
-    """Return the smoothing of every place in the graph of `card` that can have one, measured in precision `compute`."""
+def smoothings(card: ModelCard, tensors: Mapping[str, Tensor], compute: str, by_token: bool = False) -> list[Smoothing]:
+    """Return the smoothing of every place in the graph of `card` that can have one, measured in precision `compute`.
+
+    `by_token` is for graphs of BERT-like models that bring states to int8 themselves.
+    """
     shape, items = card.shape, random_items(card)
     length = sum(item.tokens for item in items)
     layout = end_to_end([item.tokens for item in items], length)
     maker: bert.BertGraph | qwen3.Qwen3Graph
     if isinstance(shape, BertShape):
         maker = bert.BertGraph(shape, tensors, card.pooling)
-        model, places = maker.build(None, len(items)), bert.shared_inputs(shape)
+        model, places = maker.build(None, len(items)), bert.shared_inputs(shape, by_token)
         arrays = bert.BertInputs(shape, tensors, card.pooling).packed(items, layout, len(items))
     elif isinstance(shape, Qwen3Shape):
         maker = qwen3.Qwen3Graph(shape, tensors, card.pooling)
@@ -44,8 +51,15 @@ def smoothings(card: ModelCard, tensors: Mapping[str, Tensor], compute: str) -> 
     else:
         return []
     measured = widths(model, {place: maker.places[place] for place in places}, arrays, compute)
+    strengths = STRENGTHS_BY_TOKEN if by_token else {}
     return [
-        smoothing(place, measured[place], {name: tensors[name] for name in names}) for place, names in places.items()
+        smoothing(
+            place,
+            measured[place],
+            {name: tensors[name] for name in names},
+            strengths.get(place.split(".", 3)[-1], STRENGTH),
+        )
+        for place, names in places.items()
     ]
 
 
@@ -67,9 +81,11 @@ def widths(model: ov.Model, places: Mapping[str, Node], arrays: Arrays, compute:
     return {place: np.array(request.get_output_tensor(1 + number).data) for number, place in enumerate(places)}
 
 
-def smoothing(place: str, width: NDArray[np.float32], products: Mapping[str, Tensor]) -> Smoothing:
+def smoothing(
+    place: str, width: NDArray[np.float32], products: Mapping[str, Tensor], strength: float = STRENGTH
+) -> Smoothing:
     """Return the smoothing of states of `width` (in,) at `place` that meet the matrices `products` (out, in)."""
     columns = np.sqrt(sum(np.square(tensor.as_f32()).sum(axis=0) for tensor in products.values()))
-    divisors = np.sqrt(np.maximum(width, 1e-6) / np.maximum(columns, 1e-6))
+    divisors = np.maximum(width, 1e-6) ** strength / np.maximum(columns, 1e-6) ** (1 - strength)
     divisors = np.clip(divisors / np.median(divisors), 1 / WIDEST, WIDEST)
     return Smoothing(place, tuple(products), (1 / divisors).astype(np.float32))
