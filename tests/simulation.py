@@ -86,6 +86,7 @@ class TimedEngine:
     `begun` lists start and token counts of every micro-batch; `spoil` may change an answer, or raise in its place.
     Micro-batches that hold an item of `stuck_on` tokens do not come back before `free()`; `deaf` ones go on even when
     they are cancelled. With `spread` streams together a micro-batch takes so many times less; `spreading` counts those.
+    `most_under_way` is how many there were at most.
     """
 
     def __init__(
@@ -96,11 +97,14 @@ class TimedEngine:
         stuck_on: int = -1,
         deaf: bool = False,
         spread: int = 1,
+        ahead: bool = False,
     ) -> None:
         self.dimensions = 4
         self.arithmetic = "f32 (nothing is computed)"
         self.streams = streams
         self.spread = spread
+        self.ahead = ahead
+        self.most_under_way = 0
         self.spreading = 0
         self.shape = shape
         self.begun: list[tuple[float, tuple[int, ...]]] = []
@@ -118,6 +122,7 @@ class TimedEngine:
         self._check(sizes, taken)
         self.begun.append((now(), sizes))
         self.under_way += taken
+        self.most_under_way = max(self.most_under_way, self.under_way)
         self.spreading += spread
         try:
             await self._compute(sizes, taken)

@@ -16,6 +16,7 @@ from quartzite.engines.openvino import bert, graph, qwen3, rows
 from quartzite.engines.openvino import engine as openvino_engine
 from quartzite.engines.openvino.engine import Maker, OpenVinoEngine, load
 from quartzite.engines.openvino.session import Graphs
+from quartzite.engines.openvino.turns import Turns
 from quartzite.registry.card import ModelCard
 from quartzite.registry.folder import read_card
 from synthetic.golden import GoldenCase
@@ -293,3 +294,40 @@ def test_a_wrong_pooling_would_be_seen(
     engine = load(card, EngineSettings(precision="f32"), tmp_path)
     vectors = _embed(engine, [[item] for item in _items(case)])
     assert _cosines(vectors, case.vectors).min() < 0.99
+
+
+class Holding:
+    """Has a turn, and does nothing with it."""
+
+    def begin(self) -> None:
+        pass
+
+
+def test_who_waits_behind_a_run_that_fails_is_computed_on_a_graph_made_anew(
+    golden_case: Callable[[str], GoldenCase], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its row was to begin on the stream where the other one failed, which may keep shapes of that."""
+    case, turns, holding = golden_case("bert-mean"), Turns(1), Holding()
+    monkeypatch.setattr(openvino_engine, "Turns", lambda _: turns)
+    engine, items = load(_card(case), EngineSettings(precision="f32", threads=1), tmp_path), _items(case)
+    place = next(place for place, item in enumerate(items) if 64 < item.tokens < 200)  # in the graph for any row
+    packed, rows_made = bert.BertInputs.packed, iter(range(9))
+
+    def of_two_lengths(inputs: bert.BertInputs, *given: object) -> rows.Arrays:
+        arrays = dict(packed(inputs, *given))  # type: ignore[arg-type]
+        return arrays | {"segments": arrays["segments"][:, :-1]} if next(rows_made) == 0 else arrays
+
+    async def together() -> list[Vectors | BaseException]:
+        await engine.warmed()
+        monkeypatch.setattr(bert.BertInputs, "packed", of_two_lengths)
+        turns.take(holding)
+        both = asyncio.gather(*(engine.embed([items[place]]) for _ in range(2)), return_exceptions=True)
+        await asyncio.sleep(0)
+        turns.end(holding)
+        return await both
+
+    failed, vectors = asyncio.run(together())
+    assert isinstance(failed, RuntimeError)
+    assert isinstance(vectors, np.ndarray)
+    assert _cosines(vectors, case.vectors[[place]]).min() >= 0.99999
+    assert next(rows_made) == 3

@@ -11,13 +11,13 @@ from quartzite.batching.waiting import Equals, Pick, Ticket, WaitingRoom
 from quartzite.domain import Vectors
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Flight:
     """One micro-batch in the engine, of those `items` that are the first of their equals.
 
     `tokens` are those of what is computed; `started` is a moment of the clock; `allowed_s` is the longest time that any
     of its requests was given, in seconds; `long` says that it is of a lone item over the budget; it has the cores of so
-    many `streams`.
+    many `streams`. While it is `ahead` it waits in the engine for one of them.
     """
 
     items: list[Equals]
@@ -26,6 +26,7 @@ class Flight:
     allowed_s: float
     long: bool
     streams: int
+    ahead: bool = False
 
 
 class Flights:
@@ -74,6 +75,12 @@ class Flights:
             if computed and computed[0] is flight:
                 del self._computed[fingerprint]
         return flight
+
+    def let_next_begin(self, now: float) -> None:
+        """Note that a stream has ended at the moment `now`, and so the micro-batch that was ahead has begun."""
+        for flight in self:
+            if flight.ahead:
+                flight.ahead, flight.started = False, now
 
     def board(self, ticket: Ticket, idle: int) -> None:
         """Have those items of a request that has just come share what is being computed; `idle` streams are left."""

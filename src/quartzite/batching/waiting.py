@@ -4,6 +4,7 @@ Knows the event loop's futures and timers; nothing of engines.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 
@@ -16,6 +17,13 @@ from quartzite.config import QueueSettings
 from quartzite.domain import Encoded, Vectors
 from quartzite.engines.base import MicroBatchShape
 from quartzite.errors import DeadlineExceeded, EngineFault, Overloaded, RequestFailure
+
+SHORT = 0.5
+"""A request of at most such a share of a micro-batch is short: it goes before long ones."""
+SINCE_SHORT_S = 1.0
+"""For so long after one short request another is expected, in seconds."""
+AHEAD_S = 0.1
+"""A micro-batch is settled ahead of its time only if it takes no longer than this, in seconds."""
 
 Pick = tuple["Ticket", int]
 """One item: its request, and its index there."""
@@ -109,6 +117,7 @@ class WaitingRoom:
         self._sharing = sharing
         self._repeats: Repeats[Ticket] = Repeats()
         self._again: deque[Equals] = deque()
+        self._short_came = -math.inf
         self._timers: dict[Ticket, asyncio.TimerHandle] = {}
 
     @property
@@ -145,7 +154,10 @@ class WaitingRoom:
         if deadline <= now:
             raise DeadlineExceeded(0)
         sizes = [item.tokens for item in items]
-        self.check(deadline, sum(sizes), key)
+        tokens = sum(sizes)
+        self.check(deadline, tokens, key)
+        if tokens <= SHORT * self._shape.tokens:
+            self._short_came = now
         loop = asyncio.get_running_loop()
         ticket = Ticket(items, now, deadline, loop.create_future(), key)
         self._policy.join(ticket, sizes, key)
@@ -178,6 +190,17 @@ class WaitingRoom:
             if alive := [pick for pick in picks if not pick[0].ended.done() and pick[1] not in pick[0].shared]:
                 return self._equals(alive)
         return []
+
+    def take_ahead(self, streams: int) -> list[Equals]:
+        """Give out a full micro-batch if it may be taken before one of the `streams` is idle; empty if it may not.
+
+        What comes until then cannot go before it, so no short request may have come of late; and it has to be soon
+        done, or little is won.
+        """
+        budget = self._shape.tokens
+        is_soon_done = 0 < budget * streams / self.tokens_per_s <= AHEAD_S
+        expects_short = self._clock() - self._short_came <= SINCE_SHORT_S
+        return self.take(1, long=False) if is_soon_done and not expects_short and self.tokens >= 2 * budget else []
 
     def fingerprint(self, pick: Pick) -> bytes:
         """Return by what an item is compared with others; nothing where it is not."""

@@ -66,7 +66,8 @@ class Batcher:
 
     Micro-batches begin as soon as a stream is idle and anything waits; one with which nothing is left waiting has the
     cores of as many idle streams as the engine can give it. While items over the budget hold all streams, one
-    micro-batch more is handed to the engine, which lets it in between their pieces.
+    micro-batch more is handed to the engine, which lets it in between their pieces; so is one that is ahead: settled
+    while others hold all streams, to begin the moment that one of them ends.
 
     After a failure of the scheduling every request is refused until the engine has answered a probe; each such failure
     that no answered request lies before doubles the pause, so that a fault that stays does not spin.
@@ -205,9 +206,16 @@ class Batcher:
         idle = self._idle()
         if idle > 0:
             return self._room.take(idle, long=True)
-        if not self._recovery.in_engine and all(flight.long for flight in self._flights):
+        if self._recovery.in_engine:
+            return []
+        if all(flight.long for flight in self._flights):
             return self._room.take(1, long=False)
-        return []
+        return self._room.take_ahead(self._engine.streams) if self._may_go_ahead(idle) else []
+
+    def _may_go_ahead(self, idle: int) -> bool:
+        """Return whether a micro-batch can be in the engine already when a stream ends: no event loop is waited for."""
+        rows_only = all(flight.streams == 1 and not flight.long for flight in self._flights)
+        return self._engine.ahead and idle == 0 and rows_only
 
     def _launch(self, items: list[Equals]) -> None:
         now, batch, allowed_s = self._clock(), [], 0.0
@@ -222,7 +230,8 @@ class Batcher:
         streams = self._streams_together()
         task = asyncio.get_running_loop().create_task(self._engine.embed(batch, streams > 1))
         task.add_done_callback(self._land)
-        flight = Flight(items, tokens, now, allowed_s, long, streams)
+        ahead = self._idle() <= 0 and not any(flight.long for flight in self._flights)
+        flight = Flight(items, tokens, now, allowed_s, long, streams, ahead)
         self._flights.add(task, flight, self._idle() - streams)
 
     def _streams_together(self) -> int:
@@ -236,6 +245,7 @@ class Batcher:
         try:
             flight = self._flights.remove(task)
             now = self._clock()
+            self._flights.let_next_begin(now)
             for equals in flight.items:
                 for ticket, _ in equals:
                     ticket.come_out(now)

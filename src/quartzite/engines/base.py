@@ -45,6 +45,10 @@ class Engine(Protocol):
         """
 
     @property
+    def ahead(self) -> bool:
+        """Whether it takes one micro-batch more than it has streams, which begins the moment that one of them ends."""
+
+    @property
     def spread(self) -> int:
         """How many idle streams one micro-batch can have together, so that it ends earlier; 1 where it cannot."""
 

@@ -36,6 +36,7 @@ class FakeEngine:
     ) -> None:
         self.dimensions = dimensions
         self.streams = streams
+        self.ahead = False
         self.spread = 1
         self.shape = shape
         self.arithmetic = "f32 (nothing is computed)"

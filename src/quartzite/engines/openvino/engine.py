@@ -22,8 +22,9 @@ from quartzite.engines.openvino.int8 import Smoothing, with_int8_products
 from quartzite.engines.openvino.precision import Arithmetic, choose, processor_flags
 from quartzite.engines.openvino.qwen3_vl_vision import VisionTower
 from quartzite.engines.openvino.rows import Arrays
-from quartzite.engines.openvino.session import CompiledGraph, Graphs
+from quartzite.engines.openvino.session import CompiledGraph, Graphs, Spoilt
 from quartzite.engines.openvino.smoothing import smoothings
+from quartzite.engines.openvino.turns import Turns
 from quartzite.errors import ModelRefused
 from quartzite.registry.card import BertShape, ModelCard, Pooling, Qwen3Shape, Qwen3VlShape, Shape
 from quartzite.weights.folder import open_weights
@@ -89,6 +90,7 @@ class OpenVinoEngine:
     ) -> None:
         self.dimensions = card.dimensions
         self.streams = streams
+        self.ahead = True
         self.arithmetic = arithmetic
         self.shape = shape
         self._pooling = card.pooling
@@ -98,7 +100,7 @@ class OpenVinoEngine:
         self._network = network
         self._wide: Graphs | None = None
         # A long item runs in pieces; the turns let micro-batches in between them.
-        self._turns = asyncio.Semaphore(streams)
+        self._turns = Turns(streams)
         self._warming = threading.Thread(target=self._warm, name=f"warm {card.name}", daemon=True)
         self._warming.start()
 
@@ -109,19 +111,24 @@ class OpenVinoEngine:
 
     async def embed(self, batch: Sequence[Encoded], spread: bool = False) -> Vectors:
         """Return one pooled vector per item, in order: float32 (B, D), not normalised."""
+        while True:
+            try:
+                return await self._embed(batch, (spread and self._wide) or self._graphs)
+            except Spoilt:
+                continue
+
+    async def _embed(self, batch: Sequence[Encoded], graphs: Graphs) -> Vectors:
         if self._vision is not None:
             batch = await self._vision.see(batch, self._turns)
         sizes = [item.tokens for item in batch]
-        graphs = (spread and self._wide) or self._graphs
         if sum(sizes) > self.shape.tokens:
             return await self._embed_long(batch[0], graphs.all_rows)
         layout = cheapest_layout(sizes, self.shape)
         graph = graphs.for_row(layout)
         run = await graph.take()
         try:
-            async with self._turns:
-                run.forget()
-                output = await run(self._inputs.packed(batch, layout, self.shape.items))
+            run.forget()
+            output = await run(self._inputs.packed(batch, layout, self.shape.items), self._turns)
         finally:
             graph.give_back(run)
         return output[: len(batch)]
@@ -135,8 +142,7 @@ class OpenVinoEngine:
         try:
             run.forget()
             while (arrays := await asyncio.to_thread(next, pieces, None)) is not None:
-                async with self._turns:
-                    vectors.append((await run(arrays))[0])
+                vectors.append((await run(arrays, self._turns))[0])
         finally:
             run.forget()
             graph.give_back(run)

@@ -31,6 +31,7 @@ from quartzite.engines.openvino.pictures import (
 )
 from quartzite.engines.openvino.rows import TAIL, Arrays, Seen
 from quartzite.engines.openvino.session import CompiledGraph
+from quartzite.engines.openvino.turns import Turns
 from quartzite.registry.card import VisionShape
 from quartzite.weights.tensor import Tensor
 
@@ -201,7 +202,7 @@ class VisionTower:
         smallest = Picture(np.zeros((MERGED * PATCH_PIXELS, MERGED * PATCH_PIXELS, CHANNELS), dtype=np.uint8))
         self._graph.prime(self._inputs.packed([smallest]), streams)
 
-    async def see(self, batch: Sequence[Encoded], turns: asyncio.Semaphore) -> list[Encoded]:
+    async def see(self, batch: Sequence[Encoded], turns: Turns) -> list[Encoded]:
         """Return `batch` with what the tower makes of its pictures; a run takes one of the engine's `turns`."""
         pictures = [item.picture for item in batch if item.picture is not None]
         features: list[NDArray[np.float32]] = []
@@ -210,12 +211,11 @@ class VisionTower:
         found = iter(features)
         return [item if item.picture is None else _seen(item, found) for item in batch]
 
-    async def _run(self, pictures: Sequence[Picture], turns: asyncio.Semaphore) -> Sequence[NDArray[np.float32]]:
+    async def _run(self, pictures: Sequence[Picture], turns: Turns) -> Sequence[NDArray[np.float32]]:
         run = await self._graph.take()
         try:
             arrays = await asyncio.to_thread(self._inputs.packed, pictures)
-            async with turns:
-                features = await run(arrays)
+            features = await run(arrays, turns)
         finally:
             self._graph.give_back(run)
         return np.split(features, np.cumsum([picture.tokens for picture in pictures]), axis=1)[:-1]

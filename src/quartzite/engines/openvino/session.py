@@ -1,6 +1,7 @@
 """Compiled graphs and the runs on them: which graph takes which row length, and results handed to the event loop."""
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from quartzite.domain import Vectors
 from quartzite.engines.blocks import Layout
 from quartzite.engines.openvino.rows import Arrays
+from quartzite.engines.openvino.turns import Turns
 
 Build = Callable[[tuple[int, int] | None], ov.Model]
 FAILURE_CHECK_S = 0.2
@@ -19,6 +21,10 @@ FAILURE_CHECK_S = 0.2
 
 COPIED_BYTES = 1 << 20
 """Larger inputs are not copied: those runs are long, and what they are given is not kept for the next one."""
+
+
+class Spoilt(RuntimeError):
+    """A run did not begin, since one before it has failed on the same graph: it is to be begun anew."""
 
 
 class CompiledGraph:
@@ -33,7 +39,7 @@ class CompiledGraph:
         self._compiled = compile_()
         self._idle: list[Run] = []
         self._taken: set[Run] = set()
-        self._spoilt = False
+        self._spoilt = threading.Event()
         self._renewing: asyncio.Task[None] | None = None
         self._returned: asyncio.Future[None] | None = None
 
@@ -42,7 +48,7 @@ class CompiledGraph:
 
         Raises RuntimeError with OpenVINO's words when the graph had to be compiled anew and could not.
         """
-        while self._spoilt:
+        while self._spoilt.is_set():
             if self._renewing is None:
                 self._renewing = asyncio.create_task(self._renew())
             await asyncio.shield(self._renewing)
@@ -51,7 +57,6 @@ class CompiledGraph:
     def give_back(self, run: "Run") -> None:
         """Make `run` available again."""
         self._taken.remove(run)
-        self._spoilt = self._spoilt or run.failed
         self._idle.append(run)
         if self._returned and not (self._taken or self._returned.done()):
             self._returned.set_result(None)
@@ -66,7 +71,7 @@ class CompiledGraph:
             self.give_back(run)
 
     def _take(self) -> "Run":
-        run = self._idle.pop() if self._idle else Run(self._compiled.create_infer_request())
+        run = self._idle.pop() if self._idle else Run(self._compiled.create_infer_request(), self._spoilt)
         self._taken.add(run)
         return run
 
@@ -79,7 +84,7 @@ class CompiledGraph:
             self._idle.clear()
             self._compiled = None
             self._compiled = await asyncio.to_thread(self._compile)
-            self._spoilt = False
+            self._spoilt = threading.Event()
         finally:
             self._renewing = self._returned = None
 
@@ -88,35 +93,63 @@ class Run:
     """One infer request: takes arrays, computes on a stream's thread, wakes the event loop with the result.
 
     Runs that follow each other share the timer that looks for failures: one for each would cost more than the look.
+    A run that fails sets `spoilt`, which all runs on its graph have in common.
     """
 
-    def __init__(self, request: Any) -> None:
+    def __init__(self, request: Any, spoilt: threading.Event) -> None:
         self._request = request
+        self._spoilt = spoilt
         # OpenVINO keeps what it is given out of the garbage collector's sight: a run that it held would never end.
         self._request.set_callback(_finished, weakref.ref(self))
         self._bound: dict[str, NDArray[np.generic]] = {}
         self._is_stateful = bool(request.query_state())
-        self.failed = False
+        self._failure: RuntimeError | None = None
+        self._is_computing = False
         self._is_over = True
+        self._turns: Turns | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._check: asyncio.TimerHandle | None = None
 
-    async def __call__(self, arrays: Arrays) -> Vectors:
-        """Return a copy of the graph's output for `arrays`; raises RuntimeError with OpenVINO's words when it fails."""
-        self._loop = asyncio.get_running_loop()
-        self.start(arrays)
-        self._is_over = False
+    async def __call__(self, arrays: Arrays, turns: Turns) -> Vectors:
+        """Return a copy of the graph's output for `arrays`, computed when `turns` has a turn for it.
+
+        Raises Spoilt when the graph is by then to be compiled anew, RuntimeError with OpenVINO's words when it fails.
+        """
+        self._put_all(arrays)
+        self._failure, self._is_computing, self._is_over = None, False, False
+        loop, self._turns = asyncio.get_running_loop(), turns
+        if loop is not self._loop:
+            self._loop, self._check = loop, None
+        turns.take(self)
         # The request must not be used again before it has finished, so a cancelled caller still waits for it here.
-        await self._uninterrupted(self._loop)
+        await self._uninterrupted(loop, turns)
+        if self._failure:
+            raise self._failure
         self.wait()
         return np.array(self._request.get_output_tensor(0).data)
 
+    def begin(self) -> None:
+        """Compute what the tensors hold; on any thread."""
+        if self._spoilt.is_set():
+            self._failure = Spoilt("a run before it has failed")
+            self.tell()
+            return
+        self._is_computing = True
+        try:
+            self._request.start_async()
+        except RuntimeError as error:
+            self._fail(error)
+            self.tell()
+
     def start(self, arrays: Arrays) -> None:
-        """Begin to compute `arrays`, which must not change until it is done."""
+        """Begin to compute `arrays`, whoever else does; `wait` for it."""
+        self._put_all(arrays)
+        self._request.start_async()
+
+    def _put_all(self, arrays: Arrays) -> None:
         for name, array in arrays.items():
             self._put(name, array)
-        self._request.start_async()
 
     def _put(self, name: str, array: NDArray[np.generic]) -> None:
         """Write `array` into the tensor that the request has for the input `name`, or give it one.
@@ -136,7 +169,7 @@ class Run:
         try:
             self._request.wait()
         except RuntimeError:
-            self.failed = True
+            self._spoilt.set()
             raise
 
     def forget(self) -> None:
@@ -145,13 +178,18 @@ class Run:
             self._request.reset_state()
 
     def _has_failed(self) -> bool:
-        try:
-            self._request.wait_for(0)
-        except RuntimeError:
-            self.failed = True
-        return self.failed
+        if self._is_computing:
+            try:
+                self._request.wait_for(0)
+            except RuntimeError as error:
+                self._fail(error)
+        return self._failure is not None
 
-    async def _uninterrupted(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _fail(self, error: RuntimeError) -> None:
+        self._failure = error
+        self._spoilt.set()
+
+    async def _uninterrupted(self, loop: asyncio.AbstractEventLoop, turns: Turns) -> None:
         cancelled: asyncio.CancelledError | None = None
         if self._check is None:
             self._check = loop.call_later(FAILURE_CHECK_S, _check, weakref.ref(self))
@@ -161,6 +199,7 @@ class Run:
                 await self._waiting
             except asyncio.CancelledError as error:
                 cancelled = error
+                self._is_over = self._is_over or turns.withdraw(self)
         self._waiting = None
         if cancelled:
             raise cancelled
@@ -171,20 +210,21 @@ class Run:
         if self._is_over or self._loop is None:
             return
         if self._has_failed():
-            self.end()
+            self.tell()
         else:
             self._check = self._loop.call_later(FAILURE_CHECK_S, _check, weakref.ref(self))
 
-    def end(self) -> None:
-        """Note on the event loop that it is done or has failed, and wake who waits for it."""
+    def tell(self) -> None:
+        """Give the turn to the next run, and have the event loop know that this one is over; on any thread."""
+        if self._turns:
+            self._turns.end(self)
+        if self._loop and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
         self._is_over = True
         if self._waiting and not self._waiting.done():
             self._waiting.set_result(None)
-
-    def tell(self) -> None:
-        """Have the event loop on which the result is waited for note that it is there; on any thread."""
-        if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self.end)
 
 
 def _finished(run: "weakref.ref[Run]") -> None:
