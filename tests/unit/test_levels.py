@@ -10,10 +10,14 @@ from openvino import PartialShape, Type, opset15
 
 from quartzite.engines.openvino import graph, levels
 from quartzite.engines.openvino.int8 import quantise
+from quartzite.engines.openvino.precision import INT8_PRODUCTS, processor_flags
 from quartzite.registry.card import Activation
 from quartzite.weights.tensor import Tensor
 
 IN, OUT = 96, 64
+needs_vnni = pytest.mark.skipif(
+    not processor_flags() & set(INT8_PRODUCTS), reason="without VNNI int8 products saturate; nothing takes them there"
+)
 Brought = Callable[[graph.Node], levels.Levels]
 
 
@@ -53,6 +57,7 @@ def _near(states: np.ndarray, result: np.ndarray, step: np.ndarray) -> None:
     assert np.median(away / most) < 0.1
 
 
+@needs_vnni
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_signed_states_keep_their_product_whatever_their_size(size: float) -> None:
     """Every token has a step of its own, so a small one beside large ones is as close as they are."""
@@ -61,6 +66,7 @@ def test_signed_states_keep_their_product_whatever_their_size(size: float) -> No
     _near(states, _run(levels.signed, states), np.abs(states).max(axis=1, keepdims=True) / 127)
 
 
+@needs_vnni
 @pytest.mark.parametrize("smooths", [False, True])
 def test_lifted_states_keep_their_product(smooths: bool) -> None:
     """States of which none is far below zero have steps half as wide; multipliers are those that the weights lack."""
@@ -97,6 +103,7 @@ def test_a_token_does_not_depend_on_its_neighbours() -> None:
     np.testing.assert_array_equal(_run(levels.signed, states)[::2], _run(levels.signed, louder)[::2])
 
 
+@needs_vnni
 def test_the_product_is_one_of_int8_by_int8() -> None:
     """What is paid for is had: the plugin multiplies int8, and does not widen it."""
     nodes = _compiled(levels.signed, length=8).get_runtime_model().get_ops()
