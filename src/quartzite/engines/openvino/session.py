@@ -216,10 +216,12 @@ class Run:
 
     def tell(self) -> None:
         """Give the turn to the next run, and have the event loop know that this one is over; on any thread."""
-        if self._turns:
-            self._turns.end(self)
-        if self._loop and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._end)
+        try:
+            if self._turns:
+                self._turns.end(self)
+        finally:
+            if self._loop and not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
         self._is_over = True
