@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -68,6 +69,8 @@ def test_any_window_onto_a_storage_comes_back(tmp_path: Path, data: st.DataObjec
     assert_same(found, {"window": ("I32", np.ascontiguousarray(window).reshape(window.shape))})
 
 
+# Pickle itself warns so of a damaged escape, and so does the library that reads its opcodes.
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @settings(IN_ONE_FOLDER, max_examples=200)
 @given(program=mutations(PROGRAM))
 def test_a_damaged_pickle_is_refused_or_read_as_pickle_does(tmp_path: Path, program: bytes) -> None:
