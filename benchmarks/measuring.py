@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from client import Load, closed, paced, percentile, run
 from server import Server
 from workloads import Batch, Source
 
 Figures = dict[str, float]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,12 @@ CHUNK_CLIENTS = 2
 IMAGES = 64
 CYCLED = 4
 """How often the drawn queries may be sent again within a round: a fast server needs more than the corpus has."""
+
+
+def rotated(contenders: list[T], turn: int) -> list[T]:
+    """Return `contenders` with another one first in each turn: who comes after whom may matter to a machine."""
+    first = turn % max(1, len(contenders))
+    return contenders[first:] + contenders[:first]
 
 
 @dataclass(frozen=True)

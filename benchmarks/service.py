@@ -3,8 +3,9 @@
     python benchmarks/service.py [--models minilm] [--workloads queries-64 chunks] [--contenders quartzite vllm]
 
 Every server is started once, asked for its first vector, warmed up and then frozen; in each round each is let go on for
-its turn alone. Figures are kept after every turn in `benchmarks/results/service.json`, so that a run may be broken off,
-and workloads may be measured one by one; `--add` adds rounds to those that are there. It runs in `.venv`.
+its turn alone, in each round another one first. Figures are kept after every turn in `benchmarks/results/service.json`,
+so that a run may be broken off, and workloads may be measured one by one; `--add` adds rounds to those that are there.
+It runs in `.venv`.
 """
 
 import argparse
@@ -22,7 +23,7 @@ import service_report
 from bare import BARE, LIMITED, Limits
 from client import closed, run
 from contenders import CACHED, CONTENDERS, Contender, Site
-from measuring import PACES, WORKLOADS, Figures
+from measuring import PACES, WORKLOADS, Figures, rotated
 from server import OthersWatch, Server, ServerFailed, free_port
 from service_report import NAMES
 from subjects import CACHE, PYTHON, ROOT, SUBJECTS, make_folder
@@ -237,7 +238,7 @@ def measure(bench: Bench, names: list[str], workloads: list[str], rounds: int) -
                 warm_up(server, drawn)
             for turn in range(rounds):
                 print(f" round {turn + 1}", flush=True)
-                for name, server in list(servers.items()):
+                for name, server in rotated(list(servers.items()), turn):
                     try:
                         bench.turn(name, server, workload, drawn)
                     except ServerFailed as failure:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
+import measuring
 import workloads
 
 TOKENIZER = Path(__file__).parents[1] / "fixtures" / "tokenizers" / "wordpiece.json"
@@ -100,3 +101,14 @@ def test_pictures_have_the_size_and_tokens_they_say(source: workloads.Source) ->
     assert len(set(given)) == 3
     assert batch.tokens == [300] * 3
     assert source.pictures(1, 1920, 1080).tokens == [1736]
+
+
+def test_another_contender_is_first_in_each_turn() -> None:
+    """All have their turn after each other one; with none left there is nothing to turn."""
+    assert [measuring.rotated(["a", "b", "c"], turn) for turn in range(4)] == [
+        ["a", "b", "c"],
+        ["b", "c", "a"],
+        ["c", "a", "b"],
+        ["a", "b", "c"],
+    ]
+    assert measuring.rotated([], 1) == []
