@@ -122,7 +122,7 @@ def _spread(engine: OpenVinoEngine, batches: Sequence[Sequence[Encoded]]) -> Vec
     return asyncio.run(run())
 
 
-@pytest.mark.parametrize("name", ["bert-cls", "bert-mean", "xlmr-cls"])
+@pytest.mark.parametrize("name", ["bert-cls", "bert-mean", "xlmr-cls", "qwen3"])
 def test_a_vector_does_not_depend_on_the_threads_it_had(
     name: str, golden_case: Callable[[str], GoldenCase], tmp_path: Path
 ) -> None:

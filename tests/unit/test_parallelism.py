@@ -1,5 +1,6 @@
 """How many streams and threads a model has on a machine."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,13 @@ import pytest
 from quartzite.config import EngineSettings
 from quartzite.engines.openvino.engine import micro_batch_shape, parallelism, product_parameters, streams_of
 from quartzite.registry.card import BertShape, ModelCard, Qwen3Shape
+from seeing import seeing_card
 
 SIZES = {"tiny": (6, 384, 12, 1536), "base": (12, 768, 12, 3072), "large": (24, 1024, 16, 4096)}
 HUGE = (48, 2560, 40, 10240)
 QWEN3 = Qwen3Shape(28, 1024, 16, 8, 128, 3072, 151669, 32768, 1e-6, 1e6)
 DECODER = ModelCard("qwen3", Path("no-folder"), QWEN3, "last", 32768)
+LARGE_DECODER = replace(DECODER, shape=Qwen3Shape(36, 2560, 32, 8, 128, 9728, 151669, 32768, 1e-6, 1e6))
 
 
 def bert(layers: int, hidden: int, heads: int, intermediate: int, max_tokens: int = 512) -> ModelCard:
@@ -37,10 +40,16 @@ def test_at_most_four_streams_are_joined() -> None:
     assert streams_of(bert(*SIZES["large"]), EngineSettings(threads=16)) == (16, 16, 4)
 
 
-def test_models_of_a_billion_and_decoders_are_in_memory_once() -> None:
-    """Their streams are wide from the beginning."""
-    assert product_parameters(bert(*HUGE).shape) > 10**9
-    assert [streams_of(card, EngineSettings(threads=2)) for card in (bert(*HUGE), DECODER)] == [(1, 2, 1), (1, 2, 1)]
+def test_a_decoder_below_a_billion_is_like_a_bert() -> None:
+    """Qwen3-Embedding-0.6B has narrow streams too."""
+    assert streams_of(DECODER, EngineSettings(threads=2)) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("card", [bert(*HUGE), LARGE_DECODER, seeing_card("vl")], ids=["bert", "qwen3", "qwen3-vl"])
+def test_models_of_a_billion_and_those_for_images_are_in_memory_once(card: ModelCard) -> None:
+    """No row alone has more streams than others."""
+    assert product_parameters(card.shape) > 10**9 or card.takes_images
+    assert streams_of(card, EngineSettings(threads=2))[2] == 1
 
 
 def test_full_rows_are_divided_into_blocks_by_the_size_of_a_bert() -> None:

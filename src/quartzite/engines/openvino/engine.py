@@ -40,7 +40,7 @@ SHORTEST = 16
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
 SPREAD_PARAMETERS = 1_000_000_000
-"""Up to this many a BERT-like model is held twice, so that rows alone can have several streams: see decision 59."""
+"""Up to this many a model for texts is held twice, so that rows alone can have several streams: see decision 59."""
 WIDE_PARAMETERS = 200_000_000
 """Above this all streams of a model that is held once have several threads: an item alone would take too long."""
 THREADS_OF_A_WIDE_STREAM = 4
@@ -312,7 +312,7 @@ def vision_tower(
 def streams_of(card: ModelCard, settings: EngineSettings) -> tuple[int, int, int]:
     """Return streams and threads of `card`, and how many idle streams of one thread a row alone has together."""
     parameters = product_parameters(card.shape)
-    if not isinstance(card.shape, BertShape) or parameters > SPREAD_PARAMETERS:
+    if card.takes_images or parameters > SPREAD_PARAMETERS:
         return *parallelism(settings, parameters), 1
     streams, threads = parallelism(settings)
     return streams, threads, min(streams, THREADS_OF_A_WIDE_STREAM) if streams == threads else 1

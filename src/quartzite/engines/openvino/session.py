@@ -65,6 +65,7 @@ class CompiledGraph:
         """Compute `arrays` once on every stream: the first run packs the weights, which can take half a minute."""
         runs = [self._take() for _ in range(streams)]
         for run in runs:
+            run.forget()
             run.start(arrays)
         for run in runs:
             run.wait()
