@@ -10,7 +10,7 @@ import numpy as np
 
 from quartzite.batching.worker import Batcher
 from quartzite.config import QueueSettings
-from quartzite.domain import Encoded, Vectors
+from quartzite.domain import Encoded, MicroBatchRun, Vectors
 from quartzite.engines.base import MicroBatchShape
 
 P = ParamSpec("P")
@@ -165,6 +165,25 @@ class TimedEngine:
             async with self._turns:
                 await asyncio.sleep(self.seconds(min(tokens, self.shape.tokens)) / taken)
             tokens -= self.shape.tokens
+
+
+class Noting:
+    """Notes the micro-batches that a batcher reports."""
+
+    def __init__(self) -> None:
+        self.runs: list[MicroBatchRun] = []
+
+    def ran(self, run: MicroBatchRun) -> None:
+        self.runs.append(run)
+
+    def restarted(self) -> None:
+        raise AssertionError("nothing broke")
+
+    def looked_up(self, hits: int, misses: int) -> None:
+        raise AssertionError("there is no cache")
+
+    def kept(self, cached_bytes: int, evictions: int) -> None:
+        raise AssertionError("there is no cache")
 
 
 async def started(engine: TimedEngine, limits: QueueSettings | None = None, **settings: Any) -> Batcher:

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from quartzite.domain import MicroBatchRun
 from quartzite.engines.base import MicroBatchShape
-from simulation import TimedEngine, in_virtual_time, items, now, started
+from simulation import Noting, TimedEngine, in_virtual_time, items, now, started
 
 HOUR = 3600.0
 ROW = MicroBatchShape(64, 16, (16, 32, 64))
@@ -14,34 +13,15 @@ ROW_S = 0.064
 BULK = [64] * 20
 
 
-class Listening:
-    """Keeps what a batcher tells of its micro-batches."""
-
-    def __init__(self) -> None:
-        self.runs: list[MicroBatchRun] = []
-
-    def ran(self, run: MicroBatchRun) -> None:
-        self.runs.append(run)
-
-    def restarted(self) -> None:
-        raise NotImplementedError
-
-    def looked_up(self, hits: int, misses: int) -> None:
-        raise NotImplementedError
-
-    def kept(self, cached_bytes: int, evictions: int) -> None:
-        raise NotImplementedError
-
-
 @in_virtual_time
 async def test_a_micro_batch_is_ready_when_a_stream_ends() -> None:
     """One more than there are streams is in the engine while much waits; its own time counts, not that of its wait."""
-    engine, listening = TimedEngine(streams=2, shape=ROW, ahead=True), Listening()
-    batcher = await started(engine, observer=listening)
+    engine, noting = TimedEngine(streams=2, shape=ROW, ahead=True), Noting()
+    batcher = await started(engine, observer=noting)
     await batcher.embed(items(*BULK), HOUR)
     assert engine.most_under_way == 3
     assert now() == pytest.approx(10 * ROW_S)
-    assert [run.engine_s for run in listening.runs] == [pytest.approx(ROW_S)] * 20
+    assert [run.engine_s for run in noting.runs] == [pytest.approx(ROW_S)] * 20
 
 
 @in_virtual_time

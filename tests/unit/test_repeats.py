@@ -12,32 +12,13 @@ from quartzite.batching.cache import Reuse
 from quartzite.batching.repeats import Repeats, is_sooner
 from quartzite.batching.worker import Batcher, Depth, Ran
 from quartzite.config import QueueSettings
-from quartzite.domain import Encoded, MicroBatchRun
+from quartzite.domain import Encoded
 from quartzite.engines.base import MicroBatchShape
 from quartzite.errors import DeadlineExceeded
-from simulation import TimedEngine, in_virtual_time, now, started, text, vector_of
+from simulation import Noting, TimedEngine, in_virtual_time, now, started, text, vector_of
 
 HOUR = 3600.0
 WHOLE_CHUNKS = MicroBatchShape(1024, 64, (16, 32, 64, 128, 256, 512, 1024))
-
-
-class Noting:
-    """Notes the micro-batches that a batcher reports."""
-
-    def __init__(self) -> None:
-        self.runs: list[MicroBatchRun] = []
-
-    def ran(self, run: MicroBatchRun) -> None:
-        self.runs.append(run)
-
-    def restarted(self) -> None:
-        raise AssertionError("nothing broke")
-
-    def looked_up(self, hits: int, misses: int) -> None:
-        raise AssertionError("there is no cache")
-
-    def kept(self, cached_bytes: int, evictions: int) -> None:
-        raise AssertionError("there is no cache")
 
 
 def right(ran: Ran, request: Sequence[Encoded]) -> bool:
