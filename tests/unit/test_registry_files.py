@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from zipfile import ZIP_DEFLATED, ZipFile
 
 import pytest
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from model_folders import descriptions, write
 from quartzite.config import DEFAULT_MODEL, CacheSettings, ModelSettings
 from quartzite.errors import DownloadFailed, MissingExtra
+from quartzite.registry import bundled
 from quartzite.registry.bundled import unpacked
 from quartzite.registry.catalog import Bundle, FileFacts, catalog
 from quartzite.registry.files import locate, on_disk
@@ -141,6 +143,26 @@ def test_a_damaged_folder_is_unpacked_anew(package: Path, tmp_path: Path, damage
     weights = folder / "model.safetensors"
     weights.unlink() if damage == "removed" else weights.write_bytes(b"short")
     assert _held(unpacked(BUNDLE, FILES, tmp_path / "cache")) == CONTENT
+
+
+@pytest.mark.parametrize("look", [1, 2])
+def test_a_start_never_takes_away_what_another_has_finished_after_its_look(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: int
+) -> None:
+    """However often it looks for the folder: between a look and the next step another start may be done."""
+    cache, looks, of_other, whole = tmp_path / "cache", iter(range(1, 99)), list[int](), bundled._whole
+
+    def overtaken(*given: Any) -> bool:
+        is_whole = whole(*given)
+        if next(looks) == look:
+            monkeypatch.setattr(bundled, "_whole", whole)
+            of_other.append(unpacked(BUNDLE, FILES, cache).stat().st_ino)
+        return is_whole
+
+    monkeypatch.setattr(bundled, "_whole", overtaken)
+    folder = unpacked(BUNDLE, FILES, cache)
+    assert [folder.stat().st_ino] == (of_other or [folder.stat().st_ino])
+    assert _held(folder) == CONTENT
 
 
 def test_starts_at_the_same_time_do_not_disturb_each_other(package: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from quartzite.errors import DownloadFailed, MissingExtra
 from quartzite.registry.catalog import Bundle, FileFacts
 
 BLOCK_BYTES = 1 << 20
+ATTEMPTS = 16
+"""How often a damaged folder in the way is taken away: other processes may do so, and put theirs there, too."""
 
 
 def unpacked(bundle: Bundle, files: Sequence[FileFacts], cache: Path) -> Path:
@@ -100,12 +102,19 @@ def _copy(members: ZipFile, facts: FileFacts, target: Path) -> None:
 
 
 def _publish(staged: Path, folder: Path, files: Sequence[FileFacts]) -> None:
-    """Move the finished folder to its place, where another process may have put the same one meanwhile."""
-    if not _whole(folder, files):
-        with suppress(OSError):
-            folder.rename(staged.with_name("damaged"))
-    try:
-        staged.rename(folder)
-    except OSError:
-        if not _whole(folder, files):
-            raise
+    """Move the finished folder to its place, where another process may have put the same one meanwhile.
+
+    Only what is in the way is looked at, and taken away if it is not whole: a look before would be out of date.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            staged.rename(folder)
+        except OSError:
+            if _whole(folder, files):
+                return
+            if attempt + 1 == ATTEMPTS:
+                raise
+            with suppress(FileNotFoundError):
+                folder.rename(staged.with_name(f"damaged-{attempt}"))
+        else:
+            return
