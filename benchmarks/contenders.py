@@ -65,19 +65,31 @@ def quartzite(precision: str, *more: str) -> Callable[[Site], Command]:
     return command
 
 
-def vllm(site: Site) -> Command:
-    """Return how vLLM's CPU build is started: bf16, its native kernels, compiled graphs."""
-    flags = {
-        "model": site.folder,
-        "served-model-name": MODEL,
-        "runner": "pooling",
-        "host": "127.0.0.1",
-        "port": site.port,
-        "dtype": "bfloat16",
-        "max-model-len": min(site.subject.max_tokens, 8192),
-    }
-    arguments = [site.python("vllm"), "-m", "vllm.entrypoints.openai.api_server", *_flags(flags)]
-    return _command(arguments, {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_NO_USAGE_STATS": "1"})
+def vllm(reserved: int) -> Callable[[Site], Command]:
+    """Return how vLLM's CPU build is started: bf16, its native kernels, compiled graphs, the OpenMP that it asks for.
+
+    It keeps `reserved` cores for its front end. One is its default; with none, products have all cores.
+    """
+
+    def command(site: Site) -> Command:
+        flags = {
+            "model": site.folder,
+            "served-model-name": MODEL,
+            "runner": "pooling",
+            "host": "127.0.0.1",
+            "port": site.port,
+            "dtype": "bfloat16",
+            "max-model-len": min(site.subject.max_tokens, 8192),
+        }
+        environment = {
+            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_CPU_NUM_OF_RESERVED_CPU": str(reserved),
+            "LD_PRELOAD": str(site.python("vllm").parents[1] / "lib" / "libiomp5.so"),
+        }
+        return _command([site.python("vllm"), "-m", "vllm.entrypoints.openai.api_server", *_flags(flags)], environment)
+
+    return command
 
 
 def infinity(dtype: str) -> Callable[[Site], Command]:
@@ -165,7 +177,8 @@ CONTENDERS = {
     CACHED: Contender(None, quartzite("bf16", "--max-vector-bytes", "5000000"), sees=True),
     "quartzite-int8": Contender(None, quartzite("int8"), sees=True),
     "quartzite-int8-dynamic": Contender(None, quartzite("int8-dynamic"), sees=True),
-    "vllm": Contender("vllm", vllm),
+    "vllm": Contender("vllm", vllm(reserved=0)),
+    "vllm-reserved": Contender("vllm", vllm(reserved=1)),
     "infinity": Contender("infinity", infinity("bfloat16")),
     "infinity-f32": Contender("infinity", infinity("float32")),
     # The converter asks for normaliser tables, which the small vocabulary of bge-m3's random folder does not have.

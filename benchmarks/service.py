@@ -233,10 +233,12 @@ def measure(bench: Bench, names: list[str], workloads: list[str], rounds: int) -
         servers = {name: server for name in names if name != BARE and (server := bench.start(name, stack))}
         limits = bench.limits(stack) if BARE in names and set(workloads) & set(LIMITED) else None
         for workload in workloads:
+            # What servers are warmed up with is not measured: some keep what they have computed of a text.
             drawn = WORKLOADS[workload].draw(bench.source, bench.pace)
             for server in servers.values():
                 warm_up(server, drawn)
             for turn in range(rounds):
+                drawn = WORKLOADS[workload].draw(bench.source, bench.pace)
                 print(f" round {turn + 1}", flush=True)
                 for name, server in rotated(list(servers.items()), turn):
                     try:
@@ -246,7 +248,6 @@ def measure(bench: Bench, names: list[str], workloads: list[str], rounds: int) -
                         del servers[name]
                 if limits and workload in LIMITED:
                     bench.limit_turn(limits, workload)
-                drawn = WORKLOADS[workload].draw(bench.source, bench.pace)
 
 
 def present(names: list[str], model: str, cache: Path) -> list[str]:
@@ -263,7 +264,7 @@ def _runs(contender: Contender, model: str) -> bool:
 
 
 def warm_up(server: Server, batches: tuple[Batch, ...]) -> None:
-    """Send some of what will be measured: kernels are made and memory is taken then."""
+    """Send some of what is like that which will be measured: kernels are made and memory is taken then."""
     server.thaw()
     for batch in batches:
         run(closed(server.port, batch.requests[:128], 8 if len(batch.requests) > 100 else 1, 1.0))

@@ -115,7 +115,10 @@ def test_figures_of_two_machines_never_share_a_table(tmp_path: Any, monkeypatch:
     assert (
         readme.index("Machine: a processor; 2026-01-01.") < readme.index("1 client") < readme.index("Machine: another")
     )
-    assert "| chunks, tokens/s | 8 | 2 (vLLM bf16) | 4.0 |" in readme.partition("Machine: another; amx; 2026-02-02.")[2]
+    assert (
+        "| chunks, tokens/s | 8 | 2 (vLLM bf16, all cores) | 4.0 |"
+        in readme.partition("Machine: another; amx; 2026-02-02.")[2]
+    )
 
 
 def test_rounds_are_added_to_those_of_the_same_machine_only(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,3 +134,32 @@ def test_rounds_are_added_to_those_of_the_same_machine_only(tmp_path: Any, monke
     service.Results(tmp_path / "r", add=True).add_turn("minilm", "long", "quartzite", {"tokens_per_s": 3.0})
     told = service.json.loads((tmp_path / "r.json").read_text("utf-8"))
     assert told["measured"]["minilm"]["long"]["quartzite"] == rounds("tokens_per_s", 3.0)
+
+
+def test_what_servers_are_warmed_up_with_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that keeps what it has computed of a text gains nothing by its warm-up, nor by an earlier round."""
+    draws = iter(range(100))
+    warmed: list[Any] = []
+    measured: list[Any] = []
+
+    class Drawing:
+        source = pace = None
+
+        def start(self, name: str, _stack: object) -> str:
+            return name
+
+        def turn(self, name: str, _server: object, _workload: str, batches: int) -> None:
+            measured.append((name, batches))
+
+    monkeypatch.setitem(
+        service.WORKLOADS,
+        "queries-1",
+        service.WORKLOADS["queries-1"].__class__(
+            draw=lambda _source, _pace: next(draws),
+            put=lambda *_: {},  # type: ignore[arg-type,return-value]
+        ),
+    )
+    monkeypatch.setattr(service, "warm_up", lambda server, batches: warmed.append((server, batches)))
+    service.measure(Drawing(), ["quartzite", "vllm"], ["queries-1"], 2)  # type: ignore[arg-type]
+    assert warmed == [("quartzite", 0), ("vllm", 0)]
+    assert measured == [("quartzite", 1), ("vllm", 1), ("vllm", 2), ("quartzite", 2)]
