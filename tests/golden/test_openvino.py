@@ -315,7 +315,9 @@ def test_who_waits_behind_a_run_that_fails_is_computed_on_a_graph_made_anew(
 
     def of_two_lengths(inputs: bert.BertInputs, *given: object) -> rows.Arrays:
         arrays = dict(packed(inputs, *given))  # type: ignore[arg-type]
-        return arrays | {"segments": arrays["segments"][:, :-1]} if next(rows_made) == 0 else arrays
+        # An engine of another test may still be warmed on its thread: its rows are not counted.
+        is_first = inputs is engine._inputs and next(rows_made) == 0
+        return arrays | {"segments": arrays["segments"][:, :-1]} if is_first else arrays
 
     async def together() -> list[Vectors | BaseException]:
         await engine.warmed()
