@@ -264,7 +264,7 @@ def _runs(contender: Contender, model: str) -> bool:
 
 
 def warm_up(server: Server, batches: tuple[Batch, ...]) -> None:
-    """Send some of what is like that which will be measured: kernels are made and memory is taken then."""
+    """Send requests of the kind that will be measured: kernels are made and memory is taken then."""
     server.thaw()
     for batch in batches:
         run(closed(server.port, batch.requests[:128], 8 if len(batch.requests) > 100 else 1, 1.0))

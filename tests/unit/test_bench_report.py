@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+import measuring
 import origin
 import service
 import service_report
@@ -151,14 +152,8 @@ def test_what_servers_are_warmed_up_with_is_not_measured(monkeypatch: pytest.Mon
         def turn(self, name: str, _server: object, _workload: str, batches: int) -> None:
             measured.append((name, batches))
 
-    monkeypatch.setitem(
-        service.WORKLOADS,
-        "queries-1",
-        service.WORKLOADS["queries-1"].__class__(
-            draw=lambda _source, _pace: next(draws),
-            put=lambda *_: {},  # type: ignore[arg-type,return-value]
-        ),
-    )
+    workload = measuring.Workload(draw=lambda _source, _pace: next(draws), put=lambda *_: {})  # type: ignore[arg-type,return-value]
+    monkeypatch.setitem(service.WORKLOADS, "queries-1", workload)
     monkeypatch.setattr(service, "warm_up", lambda server, batches: warmed.append((server, batches)))
     service.measure(Drawing(), ["quartzite", "vllm"], ["queries-1"], 2)  # type: ignore[arg-type]
     assert warmed == [("quartzite", 0), ("vllm", 0)]
