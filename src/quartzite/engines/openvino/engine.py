@@ -127,7 +127,6 @@ class OpenVinoEngine:
         graph = graphs.for_row(layout)
         run = await graph.take()
         try:
-            run.forget()
             output = await run(self._inputs.packed(batch, layout, self.shape.items), self._turns)
         finally:
             graph.give_back(run)
@@ -140,11 +139,11 @@ class OpenVinoEngine:
         pieces = self._inputs.pieces(item, self.shape.buckets, self.shape.items)
         vectors: list[Vectors] = []
         try:
-            run.forget()
+            run.caches.keep(item.tokens)
             while (arrays := await asyncio.to_thread(next, pieces, None)) is not None:
                 vectors.append((await run(arrays, self._turns))[0])
         finally:
-            run.forget()
+            run.caches.forget()
             graph.give_back(run)
         weights = [min(longest, item.tokens - start) for start in range(0, item.tokens, longest)]
         return joined(vectors, weights[: len(vectors)], self._pooling)[None]

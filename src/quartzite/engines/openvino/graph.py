@@ -139,7 +139,7 @@ def join_heads(states: Node, width: int) -> Node:
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """The rotary tables of one row as graph nodes, (1, 1, T, head_size) each."""
+    """Rotary tables as graph nodes, (1, 1, T, head_size) each, or (T, 1, 1, head_size) where tokens come first."""
 
     cosine: Node
     sine: Node

@@ -98,8 +98,8 @@ class RotaryTables:
         self._tables = {"cosine": np.cos(angles).astype(np.float32), "sine": np.sin(angles).astype(np.float32)}
 
     def at(self, positions: Ids) -> dict[str, NDArray[np.generic]]:
-        """Return the graph inputs `cosine` and `sine`, float32 (1, 1, T, head_size), of `positions` int32 (T,)."""
-        return {name: np.tile(table[positions], 2)[None, None] for name, table in self._tables.items()}
+        """Return the graph inputs `cosine` and `sine`, float32 (T, 1, 1, head_size), of `positions` int32 (T,)."""
+        return {name: np.tile(table[positions], 2)[:, None, None] for name, table in self._tables.items()}
 
     def along(self, positions: Ids, axes: Ids) -> dict[str, NDArray[np.generic]]:
         """Return the inputs `cosine` and `sine`, as `at` does, of `positions` int32 (A, T) along A axes.
@@ -108,4 +108,4 @@ class RotaryTables:
         """
         places = positions[axes].T
         numbers = np.arange(len(axes))
-        return {name: np.tile(table[places, numbers], 2)[None, None] for name, table in self._tables.items()}
+        return {name: np.tile(table[places, numbers], 2)[:, None, None] for name, table in self._tables.items()}

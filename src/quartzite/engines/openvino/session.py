@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from quartzite.domain import Vectors
 from quartzite.engines.blocks import Layout
+from quartzite.engines.openvino.caches import BLOCKS, Caches
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.turns import Turns
 
@@ -65,7 +66,6 @@ class CompiledGraph:
         """Compute `arrays` once on every stream: the first run packs the weights, which can take half a minute."""
         runs = [self._take() for _ in range(streams)]
         for run in runs:
-            run.forget()
             run.start(arrays)
         for run in runs:
             run.wait()
@@ -103,7 +103,7 @@ class Run:
         # OpenVINO keeps what it is given out of the garbage collector's sight: a run that it held would never end.
         self._request.set_callback(_finished, weakref.ref(self))
         self._bound: dict[str, NDArray[np.generic]] = {}
-        self._is_stateful = bool(request.query_state())
+        self.caches = Caches(request)
         self._failure: RuntimeError | None = None
         self._is_computing = False
         self._is_over = True
@@ -149,6 +149,8 @@ class Run:
         self._request.start_async()
 
     def _put_all(self, arrays: Arrays) -> None:
+        if BLOCKS in arrays:
+            self.caches.hold(len(arrays[BLOCKS]))
         for name, array in arrays.items():
             self._put(name, array)
 
@@ -172,11 +174,6 @@ class Run:
         except RuntimeError:
             self._spoilt.set()
             raise
-
-    def forget(self) -> None:
-        """Empty the state that earlier pieces of an item left."""
-        if self._is_stateful:
-            self._request.reset_state()
 
     def _has_failed(self) -> bool:
         if self._is_computing:
