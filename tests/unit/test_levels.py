@@ -8,10 +8,10 @@ import openvino as ov
 import pytest
 from openvino import PartialShape, Type, opset15
 
-from quartzite.engines.openvino import graph, levels
-from quartzite.engines.openvino.int8 import quantise
+from quartzite.engines.openvino import graph, levels, qwen3
+from quartzite.engines.openvino.int8 import SCALE, quantise
 from quartzite.engines.openvino.precision import INT8_PRODUCTS, processor_flags
-from quartzite.registry.card import Activation
+from quartzite.registry.card import Activation, Qwen3Shape
 from quartzite.weights.tensor import Tensor
 
 IN, OUT = 96, 64
@@ -109,3 +109,23 @@ def test_the_product_is_one_of_int8_by_int8() -> None:
     nodes = _compiled(levels.signed, length=8).get_runtime_model().get_ops()
     products = [node.get_rt_info() for node in nodes if "FullyConnected" in node.get_rt_info()["layerType"].astype(str)]
     assert [about["primitiveType"].astype(str).rpartition("_")[2] for about in products] == ["i8"]
+
+
+@needs_vnni
+def test_all_products_of_a_qwen3_layer_but_the_last_are_int8_by_int8() -> None:
+    """What `down_proj` meets stays as it is: its widest channels would take the levels of the others."""
+    shape = Qwen3Shape(1, 64, 4, 2, 32, 128, 50, 64, 1e-6, 10_000.0)
+    generator = np.random.default_rng(5)
+    tensors: dict[str, Tensor] = {}
+    for name, sizes in qwen3.expected_tensors(shape).items():
+        values = generator.standard_normal(sizes).astype(np.float32)
+        tensors[name] = Tensor(name, "F32", values)
+        if len(sizes) == 2 and name != qwen3.WORDS:
+            whole, scale = quantise(values)
+            tensors |= {name: Tensor(name, "I8", whole), name + SCALE: Tensor(name + SCALE, "F32", scale)}
+    model = qwen3.Qwen3Graph(shape, tensors, "last", by_token=True).build(2)
+    compiled = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    about = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+    kinds = [info["primitiveType"].astype(str) for info in about if "FullyConn" in info["layerType"].astype(str)]
+    names = " ".join(kinds)
+    assert names.count("_i8") == 6, names

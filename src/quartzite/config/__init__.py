@@ -104,7 +104,7 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Meta(
             description="`auto` takes bf16 where the processor has it and f32 elsewhere; `int8-dynamic` also brings "
             "what meets int8 weights to int8, which is the fastest where the processor has VNNI; with AMX for "
-            "BERT-like models only."
+            "BERT-like models and Qwen3-Embedding-0.6B."
         ),
     ] = "auto"
     streams: Annotated[

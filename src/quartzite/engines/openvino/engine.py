@@ -188,7 +188,7 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     tensors are not those of the architecture, ModelRefused when OpenVINO refuses the device or the graph.
     """
     return_large_pieces()
-    arithmetic = choose(settings.precision, processor_flags(), in_graph=isinstance(card.shape, BertShape))
+    arithmetic = choose(settings.precision, processor_flags(), in_graph=_brings_to_int8(card.shape))
     streams, threads, spread = streams_of(card, settings)
     tensors = model_tensors(card)
     if arithmetic.storage == "int8":
@@ -271,6 +271,13 @@ def _with_int8(card: ModelCard, tensors: dict[str, Tensor], cache: Path, how: Ar
     return with_int8_products(tensors, products, card.folder, cache, smooth, how.group)
 
 
+def _brings_to_int8(shape: Shape) -> bool:
+    """Return whether graphs of `shape` can bring states to int8 themselves: where they can be smoothed, decision 68."""
+    if isinstance(shape, Qwen3Shape):
+        return product_parameters(shape) <= LARGE_MODEL_PARAMETERS
+    return isinstance(shape, BertShape)
+
+
 def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
     """Return the tensors an architecture must have, with their shapes, and expressions for those it may."""
     match shape:
@@ -283,14 +290,14 @@ def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
 
 
 def architecture(card: ModelCard, tensors: Mapping[str, Tensor], by_token: bool = False) -> tuple[Build, Inputs]:
-    """Return what makes the graphs of `card`, and what makes their inputs; `by_token` is for BERT-like ones alone."""
+    """Return what makes the graphs of `card`, and what makes their inputs; `by_token` not where items have pictures."""
     shape = card.shape
     if isinstance(shape, BertShape):
         maker = bert.BertGraph(shape, tensors, card.pooling, by_token)
         return maker.build, bert.BertInputs(shape, tensors, card.pooling)
     if isinstance(shape, Qwen3Shape):
         inputs = qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
-        return lambda _, slots: qwen3.Qwen3Graph(shape, tensors, card.pooling).build(slots), inputs
+        return lambda _, slots: qwen3.Qwen3Graph(shape, tensors, card.pooling, by_token).build(slots), inputs
     tower, deep = qwen3_vl.tower(tensors, qwen3_vl.TEXT), len(shape.vision.deepstack)
 
     def build(_: tuple[int, int] | None, slots: int) -> ov.Model:

@@ -15,9 +15,10 @@ from openvino import PartialShape, Type, opset15
 
 from quartzite.domain import Encoded
 from quartzite.engines.blocks import Layout, end_to_end
-from quartzite.engines.openvino import graph, paged
+from quartzite.engines.openvino import graph, levels, paged
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
+from quartzite.engines.openvino.levels import Levels
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, RotaryTables, pack, pooling_arrays
 from quartzite.registry.card import Pooling, Qwen3Shape
 from quartzite.weights.tensor import Tensor
@@ -27,6 +28,8 @@ ADDED = "added.{}"
 """Name of the input that is added to the states after a layer."""
 Attend = Callable[[Node, Node, Node, int], Node]
 """Makes the attention (T, heads * size) of a scaled query of that shape, a key and a value, in a layer."""
+UNLEVELLED = "mlp.down_proj"
+"""The product whose states stay as they are: a few of a token are far wider than the rest, see decision 68."""
 IGNORABLE = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
 
 
@@ -66,13 +69,17 @@ def shared_inputs(shape: Qwen3Shape) -> dict[str, list[str]]:
 class Qwen3Graph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
 
-    `places` are the nodes (1, T, in) of `shared_inputs`, as they were built last.
+    With `by_token` states are brought to int8 before they meet the matrices, which are int8 rows then. `places` are
+    the nodes (1, T, in) of `shared_inputs`, as they were built last.
     """
 
-    def __init__(self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling) -> None:
+    def __init__(
+        self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling, by_token: bool = False
+    ) -> None:
         self.shape = shape
         self.tensors = tensors
         self.pooling = pooling
+        self.by_token = by_token
         self.places: dict[str, Node] = {}
 
     def build(self, slots: int, deep: int = 0) -> ov.Model:
@@ -140,13 +147,17 @@ class Qwen3Graph:
         normed = graph.rms_norm(split, opset15.constant(gain), self.shape.epsilon)
         return _by_token(graph.rotate(normed, rotary, size), heads * size)
 
-    def _linear(self, states: Node, name: str) -> Node:
+    def _linear(self, states: Node | Levels, name: str) -> Node:
         weight = f"{name}.weight"
-        return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None)
+        if not self.by_token or name.endswith(UNLEVELLED):
+            return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None)
+        taken = states if isinstance(states, Levels) else levels.signed(states)
+        return levels.product(taken, self.tensors[weight], self.tensors[weight + SCALE], None)
 
-    def _smoothed_norm(self, states: Node, name: str) -> Node:
+    def _smoothed_norm(self, states: Node, name: str) -> Node | Levels:
         self.places[name] = normed = self._norm(states, name)
-        return graph.smoothed(normed, self.tensors.get(name + SMOOTHING))
+        smoothed = graph.smoothed(normed, self.tensors.get(name + SMOOTHING))
+        return levels.signed(smoothed) if self.by_token else smoothed
 
     def _norm(self, states: Node, name: str) -> Node:
         return graph.rms_norm(states, graph.stored(self.tensors[f"{name}.weight"]), self.shape.epsilon)

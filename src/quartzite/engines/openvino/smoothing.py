@@ -34,7 +34,7 @@ WIDEST = 16.0
 def smoothings(card: ModelCard, tensors: Mapping[str, Tensor], compute: str, by_token: bool = False) -> list[Smoothing]:
     """Return the smoothing of every place in the graph of `card` that can have one, measured in precision `compute`.
 
-    `by_token` is for graphs of BERT-like models that bring states to int8 themselves.
+    `by_token` is for graphs that bring states to int8 themselves.
     """
     shape, items = card.shape, random_items(card)
     length = sum(item.tokens for item in items)
