@@ -63,6 +63,13 @@ def test_full_rows_are_divided_into_blocks_by_the_size_of_a_bert() -> None:
     assert not micro_batch_shape(bert(*SIZES["large"]), EngineSettings(micro_batch_tokens=128)).blocks
 
 
+@pytest.mark.parametrize("card", [bert(*SIZES["tiny"]), bert(*SIZES["large"]), DECODER, LARGE_DECODER])
+def test_a_short_query_has_a_row_of_one_tile(card: ModelCard) -> None:
+    """Row lengths go up in steps of 32 tokens, but for the first; no row is longer than the budget."""
+    assert micro_batch_shape(card, EngineSettings()).buckets[:3] == (16, 32, 64)
+    assert micro_batch_shape(card, EngineSettings(micro_batch_tokens=16)).buckets == (16,)
+
+
 @pytest.mark.parametrize(("threads", "parameters", "streams"), [(2, 0, 2), (2, 10**8, 2), (2, 3 * 10**8, 1)])
 def test_a_large_model_has_wide_streams(threads: int, parameters: int, streams: int) -> None:
     """On two cores small models run two micro-batches side by side, large ones each with both cores."""

@@ -36,7 +36,7 @@ SMALL_MODEL_PARAMETERS = 50_000_000
 STEP = 32
 """Row lengths are multiples of this many tokens, so that few kernels are ever made."""
 SHORTEST = 16
-"""The shortest row of such a model."""
+"""The shortest row, one tile of the products: see decision 77."""
 LARGE_MODEL_PARAMETERS = 2_000_000_000
 """Above this a row of 128 tokens already keeps a core busy for seconds, so rows are shorter."""
 SPREAD_PARAMETERS = 1_000_000_000
@@ -337,7 +337,7 @@ def parallelism(settings: EngineSettings, parameters: int = 0) -> tuple[int, int
 def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchShape:
     """Return the largest micro-batch of `card` and the row lengths that have, or share, a warm graph."""
     tokens = settings.micro_batch_tokens or _micro_batch_tokens(card)
-    shortest = [SHORTEST] if _is_small(card) and tokens > SHORTEST else []
+    shortest = [SHORTEST] if tokens > SHORTEST else []
     block = BLOCKS_OF_SMALL if _is_small(card) else BLOCKS_OF_OTHERS
     divides = isinstance(card.shape, BertShape) and block.tokens < tokens and tokens % block.tokens == 0
     buckets = (*shortest, *range(STEP, tokens, STEP), tokens)
