@@ -207,8 +207,8 @@ def test_blocks_with_the_mask_of_another_would_be_seen(
     """With the first block's mask for all blocks, items of the others come out wrong."""
     masked = graph.segment_mask
 
-    def of_the_first(of_query: graph.Node, of_key: graph.Node, causal: bool) -> graph.Node:
-        return graph.opset15.gather(masked(of_query, of_key, causal), graph.integers([0]), graph.integers(0))
+    def of_the_first(of_query: graph.Node, of_key: graph.Node) -> graph.Node:
+        return graph.opset15.gather(masked(of_query, of_key), graph.integers([0]), graph.integers(0))
 
     monkeypatch.setattr(graph, "segment_mask", of_the_first)
     case = golden_case("bert-mean")
@@ -276,9 +276,9 @@ def test_a_dropped_mask_would_be_seen(
     """With items that see each other, the golden test fails."""
     masked = graph.segment_mask
 
-    def everything(of_query: graph.Node, of_key: graph.Node, causal: bool) -> graph.Node:
+    def everything(of_query: graph.Node, of_key: graph.Node) -> graph.Node:
         nothing = graph.opset15.constant(np.float32(0))
-        return graph.opset15.multiply(masked(of_query, of_key, causal), nothing)
+        return graph.opset15.multiply(masked(of_query, of_key), nothing)
 
     monkeypatch.setattr(graph, "segment_mask", everything)
     assert _worst(golden_case(name), tmp_path) < 0.99

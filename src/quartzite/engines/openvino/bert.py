@@ -95,7 +95,7 @@ class BertGraph:
         gathers = self.pooling in ("cls", "last")
         members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
-        hidden = self.trunk(states, graph.segment_mask(segments, segments, causal=False))
+        hidden = self.trunk(states, graph.segment_mask(segments, segments))
         inputs = [states, segments, members] + ([counts] if self.pooling == "mean" else [])
         return ov.Model([graph.pool(hidden, self.pooling, members, counts)], inputs, "bert")
 

@@ -160,32 +160,14 @@ def attend(query: Node, key: Node, value: Node, mask: Node) -> Node:
     return opset13.scaled_dot_product_attention(query, key, value, mask, causal=False)
 
 
-def segment_mask(of_query: Node, of_key: Node, causal: bool) -> Node:
+def segment_mask(of_query: Node, of_key: Node) -> Node:
     """Return the additive mask (R, 1, T, S) that keeps attention inside each item of a packed row, or of R blocks.
 
-    `of_query` int32 (R, T) and `of_key` int32 (R, S) number the item of every token. With `causal`, the queries are
-    taken as the last T of the S keys and see no later key.
+    `of_query` int32 (R, T) and `of_key` int32 (R, S) number the item of every token.
     """
     allowed = opset15.equal(opset15.unsqueeze(of_query, integers(2)), opset15.unsqueeze(of_key, integers(1)))
-    if causal:
-        allowed = opset15.logical_and(allowed, _not_later(of_query, of_key))
     scores = opset15.select(allowed, opset15.constant(np.float32(0)), opset15.constant(MASKED))
     return opset15.unsqueeze(scores, integers(1))
-
-
-def _not_later(of_query: Node, of_key: Node) -> Node:
-    """Allow keys up to the query's own place: the queries are the last of the keys."""
-    queries, keys = length(of_query), length(of_key)
-    place_of_query = opset15.range(opset15.subtract(keys, queries), keys, integers(1), output_type="i64")
-    place_of_key = opset15.range(integers(0), keys, integers(1), output_type="i64")
-    return opset15.greater_equal(
-        opset15.unsqueeze(place_of_query, integers(1)), opset15.unsqueeze(place_of_key, integers(0))
-    )
-
-
-def length(row: Node) -> Node:
-    """Return the length of a row (1, length, ...) as a scalar."""
-    return opset15.gather(opset15.shape_of(row), integers(1), integers(0))
 
 
 def pool(states: Node, pooling: Pooling, members: Node, counts: Node) -> Node:

@@ -106,7 +106,7 @@ class VisionGraph:
         cosine, sine = (_input(name, [1, 1, -1, self._head_size], Type.f32) for name in ("cosine", "sine"))
         segments, keys = (_input(name, [1, -1], Type.i32) for name in ("segments", "key_segments"))
         rotary = graph.Rotary(cosine, sine)
-        mask = graph.segment_mask(segments, keys, causal=False)
+        mask = graph.segment_mask(segments, keys)
         bias = self.tensors["patch_embed.proj.bias"]
         states = opset15.add(graph.product(pixels, self._patch_weight, None, bias), positions)
         features = opset15.concat(self._features(states, rotary, mask), 0)
