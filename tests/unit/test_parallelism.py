@@ -63,6 +63,12 @@ def test_full_rows_are_divided_into_blocks_by_the_size_of_a_bert() -> None:
     assert not micro_batch_shape(bert(*SIZES["large"]), EngineSettings(micro_batch_tokens=128)).blocks
 
 
+def test_rows_are_long_enough_for_weights_to_be_read_seldom() -> None:
+    """But not where a row of 128 tokens takes seconds already, nor longer than items can be."""
+    cards = [bert(*SIZES["tiny"], max_tokens=256), bert(*SIZES["large"]), DECODER, LARGE_DECODER, seeing_card("vl")]
+    assert [micro_batch_shape(card, EngineSettings()).tokens for card in cards] == [256, 512, 512, 128, 512]
+
+
 @pytest.mark.parametrize("card", [bert(*SIZES["tiny"]), bert(*SIZES["large"]), DECODER, LARGE_DECODER])
 def test_a_short_query_has_a_row_of_one_tile(card: ModelCard) -> None:
     """Row lengths go up in steps of 32 tokens, but for the first; no row is longer than the budget."""

@@ -357,13 +357,14 @@ def _apart(card: ModelCard, shape: MicroBatchShape, spread: int) -> list[tuple[i
 
 
 def _micro_batch_tokens(card: ModelCard) -> int:
-    """Return the shortest row that runs at full speed, so that others wait for it no longer than they must.
+    """Return the shortest row that runs near full speed, so that others wait for it no longer than they must.
 
-    BERT-like models need an item whole, so their rows hold the longest usual one.
+    BERT-like models need an item whole, so their rows hold the longest usual one. Each row reads all weights once:
+    see decision 78.
     """
-    if isinstance(card.shape, BertShape):
-        return 256 if card.max_tokens <= 256 else 512
-    return 128 if product_parameters(card.shape) > LARGE_MODEL_PARAMETERS else 256
+    if product_parameters(card.shape) > LARGE_MODEL_PARAMETERS:
+        return 512 if isinstance(card.shape, BertShape) else 128
+    return 256 if card.max_tokens <= 256 else 512
 
 
 def _is_small(card: ModelCard) -> bool:
