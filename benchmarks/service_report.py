@@ -185,6 +185,11 @@ def _failures(servers: Mapping[str, Any]) -> list[str]:
     return [*failed, ""] if failed else []
 
 
+def _times(times: float) -> str:
+    """Return a ratio for the README; near 1 with a digit more, as one alone would hide who is ahead."""
+    return f"{times:.1f}" if times >= 2 else f"{times:.2f}"
+
+
 def readme(results: Mapping[str, Any]) -> str:
     """Return the README's part: a table a machine, one row a model and workload, Quartzite beside the best peer."""
     results = origin.told_apart(results)
@@ -210,7 +215,7 @@ def _rows(model: str, workloads: Mapping[str, Any]) -> list[list[str]]:
         times = ratio(workloads, column)
         if ours and peer and times:
             best = f"{column.form.format(peer[1])} ({NAMES[peer[0]]})"
-            rows.append([SUBJECTS[model].name, column.title, column.form.format(ours), best, f"{times:.1f}"])
+            rows.append([SUBJECTS[model].name, column.title, column.form.format(ours), best, _times(times)])
     return rows
 
 

@@ -1,5 +1,6 @@
 """Tables of the benchmarks: medians, who is best, and what is said of Quartzite."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -69,6 +70,13 @@ def test_the_page_tells_limits_and_failures() -> None:
 def test_the_readme_names_the_best_peer() -> None:
     """Each row has Quartzite's figure, the best peer's with its name, and the ratio."""
     assert "| chunks, tokens/s | 30 | 15 (llama-cpp-python f16) | 2.0 |" in service_report.readme(RESULTS)
+
+
+def test_the_readme_does_not_round_a_lead_of_others_away() -> None:
+    """Where a peer is ahead by a twentieth the ratio says so."""
+    results: dict[str, Any] = copy.deepcopy(RESULTS)
+    results["measured"]["minilm"]["chunks"]["quartzite"] = rounds("tokens_per_s", 14.25)
+    assert "| chunks, tokens/s | 14 | 15 (llama-cpp-python f16) | 0.95 |" in service_report.readme(results)
 
 
 def test_what_a_broken_off_run_measured_is_kept(tmp_path: Any) -> None:
