@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from quartzite.config import EngineSettings
-from quartzite.engines.openvino.engine import micro_batch_shape, parallelism, product_parameters, streams_of
+from quartzite.engines.openvino.engine import (
+    grids_apart,
+    micro_batch_shape,
+    parallelism,
+    product_parameters,
+    streams_of,
+)
+from quartzite.engines.openvino.precision import Arithmetic
 from quartzite.registry.card import BertShape, ModelCard, Qwen3Shape
 from seeing import seeing_card
 
@@ -91,3 +98,34 @@ def test_on_many_cores_a_stream_has_four_at_most(threads: int, streams: int) -> 
 def test_what_is_set_counts() -> None:
     """The settings say otherwise for models of any size."""
     assert parallelism(EngineSettings(threads=8, streams=3), 8 * 10**9) == (3, 8)
+
+
+CONVOLVING = Arithmetic("bf16", "float", "as asked", convolves=True)
+
+
+def grids(card: ModelCard, how: Arithmetic = CONVOLVING, spread: int = 2, tokens: int = 0) -> list[tuple[int, int]]:
+    """Return the grids of rows of `card` that have a graph of their own."""
+    return grids_apart(card, micro_batch_shape(card, EngineSettings(micro_batch_tokens=tokens)), spread, how)
+
+
+def test_full_rows_of_large_models_have_graphs_of_their_own_where_products_are_convolutions() -> None:
+    """Undivided and in blocks; not where the model is to be in memory once, nor where rows are short."""
+    large = bert(*SIZES["large"])
+    assert grids(large) == [(1, 512), (4, 128)]
+    assert grids(DECODER) == [(1, 512)]
+    assert grids(large, replace(CONVOLVING, convolves=False)) == []
+    assert grids(large, spread=1) == []
+    assert grids(DECODER, tokens=128) == []
+
+
+def test_models_of_middling_width_share_one_graph() -> None:
+    """Products of 768 values are slower as convolutions."""
+    assert grids(bert(*SIZES["base"])) == []
+
+
+@pytest.mark.parametrize("convolves", [True, False])
+def test_full_rows_of_small_models_have_graphs_of_their_own(convolves: bool) -> None:
+    """And the shortest rows, where one stream has all cores."""
+    how, small = replace(CONVOLVING, convolves=convolves), bert(*SIZES["tiny"], 256)
+    assert grids(small, how) == [(1, 256), (4, 64)]
+    assert grids(small, how, spread=1) == [(1, 16), (1, 32), (1, 256), (4, 64)]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from quartzite.config import Precision
 from quartzite.engines.openvino.precision import choose, processor_flags
 
 
@@ -27,6 +28,15 @@ def test_bf16_is_honoured_and_its_emulation_told() -> None:
     assert choose("bf16", frozenset()).compute == "bf16"
     assert "emulates" in choose("bf16", frozenset()).reason
     assert "emulates" not in choose("bf16", frozenset({"avx512_bf16"})).reason
+
+
+@pytest.mark.parametrize("wanted", ["auto", "bf16"])
+def test_products_are_convolutions_in_bf16_with_amx_alone(wanted: Precision) -> None:
+    """They were measured to be faster there, and with floating-point weights."""
+    assert choose(wanted, frozenset({"amx_bf16", "avx512_bf16"})).convolves
+    assert not choose(wanted, frozenset({"avx512_bf16"})).convolves
+    assert not choose("f32", frozenset({"amx_bf16"})).convolves
+    assert not choose("int8", frozenset({"amx_bf16"})).convolves
 
 
 @pytest.mark.parametrize(("flags", "compute"), [({"amx_bf16"}, "bf16"), (set(), "f32")])

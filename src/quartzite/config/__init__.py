@@ -112,7 +112,7 @@ class EngineSettings(Section, frozen=True, kw_only=True):
         Meta(
             description="Micro-batches computed side by side; 0 chooses one per core, and for models of more than a "
             "billion weights in layers one per four cores. Smaller ones are in memory twice, so that a micro-batch "
-            "alone has up to four streams; 1 keeps them there once."
+            "alone has up to four streams, and with AMX up to four times, for their full rows; 1 keeps them there once."
         ),
     ] = 0
     threads: Annotated[Natural, Meta(description="Processor threads of all streams together; 0 takes all cores.")] = 0

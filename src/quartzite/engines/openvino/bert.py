@@ -71,14 +71,16 @@ def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
 class BertGraph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
 
-    With `by_token` states are brought to int8 before they meet the matrices, which are int8 rows then. `places` are
-    the nodes (1, T, in) of `shared_inputs`, as they were built last.
+    With `by_token` states are brought to int8 before they meet the matrices, which are int8 rows then. With `convolves`
+    products of rows of a known length are convolutions where that is faster. `places` are the nodes (1, T, in) of
+    `shared_inputs`, as they were built last.
     """
 
     shape: BertShape
     tensors: Mapping[str, Tensor]
     pooling: Pooling
     by_token: bool = False
+    convolves: bool = False
     places: dict[str, Node] = field(default_factory=dict)
 
     def build(self, grid: tuple[int, int] | None, slots: int) -> ov.Model:
@@ -139,7 +141,8 @@ class BertGraph:
         weight, bias = f"{name}.weight", f"{name}.bias"
         if isinstance(states, Levels):
             return levels.product(states, self.tensors[weight], self.tensors[weight + SCALE], self.tensors[bias])
-        return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), self.tensors[bias])
+        scale = self.tensors.get(weight + SCALE)
+        return graph.product(states, self.tensors[weight], scale, self.tensors[bias], self.convolves)
 
     def _norm(self, states: Node, name: str) -> Node:
         gain, bias = self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"]

@@ -18,6 +18,7 @@ from quartzite.engines.base import Block, MicroBatchShape
 from quartzite.engines.blocks import Layout, cheapest_layout, end_to_end
 from quartzite.engines.openvino import bert, qwen3, qwen3_vl
 from quartzite.engines.openvino.allocation import return_large_pieces
+from quartzite.engines.openvino.graph import LEAST_CONVOLVED
 from quartzite.engines.openvino.int8 import Smoothing, with_int8_products
 from quartzite.engines.openvino.precision import Arithmetic, choose, processor_flags
 from quartzite.engines.openvino.qwen3_vl_vision import VisionTower
@@ -45,14 +46,18 @@ WIDE_PARAMETERS = 200_000_000
 """Above this all streams of a model that is held once have several threads: an item alone would take too long."""
 THREADS_OF_A_WIDE_STREAM = 4
 """At most so many threads share the products of one row."""
+LEAST_CONVOLVED_ROW = 256
+"""Shorter rows gain nothing by convolutions: decision 82."""
 PRIMED = 128
 """Rows that have several streams are tried out beforehand up to this many tokens: those of usual queries."""
 BLOCKS_OF_SMALL, BLOCKS_OF_OTHERS = Block(64, 0.8), Block(128, 0.86)
 """Blocks that full rows of BERT-like models are divided into, and what that leaves of the cost: decisions 64 and 59."""
+Grid = tuple[int, int]
+"""A number of blocks, and their length; an undivided row is one block."""
 ITEM_SLOTS = 64
 """Most items in one micro-batch; slots without an item cost next to nothing."""
-Build = Callable[[tuple[int, int] | None, int], ov.Model]
-"""Makes a graph for a grid, blocks and their length (None: any), and a number of item slots."""
+Build = Callable[[Grid | None, int], ov.Model]
+"""Makes a graph for a grid (None: any), and a number of item slots."""
 
 
 class Inputs(Protocol):
@@ -193,10 +198,10 @@ def load(card: ModelCard, settings: EngineSettings, cache: Path) -> OpenVinoEngi
     tensors = model_tensors(card)
     if arithmetic.storage == "int8":
         tensors = _with_int8(card, tensors, cache, arithmetic)
-    build, inputs = architecture(card, tensors, arithmetic.by_token)
+    build, inputs = architecture(card, tensors, arithmetic)
     maker = Maker(settings.device, arithmetic, build, inputs, micro_batch_shape(card, settings))
     try:
-        graphs = maker.graphs(streams, threads, _apart(card, maker.shape, spread))
+        graphs = maker.graphs(streams, threads, grids_apart(card, maker.shape, spread, arithmetic))
         maker.prime(graphs, 1, streams)
         vision = vision_tower(card, tensors, maker.compiling(streams, threads))
         if vision is not None:
@@ -232,7 +237,7 @@ class Maker:
         }
         return lambda model: self.core.compile_model(model, self.device, options)
 
-    def graphs(self, streams: int, threads: int, apart: Sequence[tuple[int, int]] = ()) -> Graphs:
+    def graphs(self, streams: int, threads: int, apart: Sequence[Grid] = ()) -> Graphs:
         """Return the graphs, of which the one for all rows is compiled."""
         return Graphs(self.compiling(streams, threads), lambda grid: self.build(grid, self.shape.items), apart)
 
@@ -289,21 +294,28 @@ def _layout(shape: Shape) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
             return qwen3_vl.expected_tensors(shape), qwen3_vl.IGNORABLE
 
 
-def architecture(card: ModelCard, tensors: Mapping[str, Tensor], by_token: bool = False) -> tuple[Build, Inputs]:
-    """Return what makes the graphs of `card`, and what makes their inputs; `by_token` not where items have pictures."""
+def architecture(card: ModelCard, tensors: Mapping[str, Tensor], how: Arithmetic) -> tuple[Build, Inputs]:
+    """Return what makes the graphs of `card`, computed as `how` says, and what makes their inputs."""
     shape = card.shape
     if isinstance(shape, BertShape):
-        maker = bert.BertGraph(shape, tensors, card.pooling, by_token)
+        maker = bert.BertGraph(shape, tensors, card.pooling, how.by_token, how.convolves)
         return maker.build, bert.BertInputs(shape, tensors, card.pooling)
     if isinstance(shape, Qwen3Shape):
-        inputs = qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
-        return lambda _, slots: qwen3.Qwen3Graph(shape, tensors, card.pooling, by_token).build(slots), inputs
+        return _qwen3(card, shape, tensors, how), qwen3.Qwen3Inputs(shape, tensors, card.pooling, card.max_tokens)
     tower, deep = qwen3_vl.tower(tensors, qwen3_vl.TEXT), len(shape.vision.deepstack)
 
-    def build(_: tuple[int, int] | None, slots: int) -> ov.Model:
+    def build(_: Grid | None, slots: int) -> ov.Model:
         return qwen3.Qwen3Graph(shape.text, tower, card.pooling).build(slots, deep)
 
     return build, qwen3_vl.Qwen3VlInputs(shape, tower, card.pooling, card.max_tokens)
+
+
+def _qwen3(card: ModelCard, shape: Qwen3Shape, tensors: Mapping[str, Tensor], how: Arithmetic) -> Build:
+    def build(grid: Grid | None, slots: int) -> ov.Model:
+        written = qwen3.Qwen3Graph(shape, tensors, card.pooling, how.by_token, how.convolves)
+        return written.build(slots, tokens=grid[1] if grid else -1)
+
+    return build
 
 
 def vision_tower(
@@ -344,16 +356,18 @@ def micro_batch_shape(card: ModelCard, settings: EngineSettings) -> MicroBatchSh
     return MicroBatchShape(tokens, ITEM_SLOTS, buckets, (block,) if divides else ())
 
 
-def _apart(card: ModelCard, shape: MicroBatchShape, spread: int) -> list[tuple[int, int]]:
+def grids_apart(card: ModelCard, shape: MicroBatchShape, spread: int, how: Arithmetic) -> list[Grid]:
     """Return the grids of rows that have a graph of their own: full rows, undivided and in blocks.
 
-    Where rows are not spread the shortest have one too.
+    Large models have them where products are faster so, small ones always, and for the shortest rows where rows are not
+    spread.
     """
+    full = [(1, shape.tokens), *((shape.tokens // block.tokens, block.tokens) for block in shape.blocks)]
     if not _is_small(card):
-        return []
+        gains = how.convolves and spread > 1 and shape.tokens >= LEAST_CONVOLVED_ROW
+        return full if gains and card.dimensions >= LEAST_CONVOLVED else []
     shortest = [(1, length) for length in shape.buckets[:2]] if spread == 1 else []
-    divided = [(shape.tokens // block.tokens, block.tokens) for block in shape.blocks]
-    return list(dict.fromkeys([*shortest, (1, shape.tokens), *divided]))
+    return list(dict.fromkeys([*shortest, *full]))
 
 
 def _micro_batch_tokens(card: ModelCard) -> int:

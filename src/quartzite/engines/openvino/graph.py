@@ -24,6 +24,10 @@ MASKED = np.float32(-65504.0)
 SMALLEST_TILE, LARGEST_UNFIT = 32, 512
 """What the plugin's `FullyConnected::isSupportedCompressedOperation` asks of int8 weights on a processor with AMX."""
 
+LEAST_CONVOLVED = 1024
+"""Matrices of at least so many values on either side that do not narrow states are faster as convolutions on a
+processor with AMX, by decision 82."""
+
 
 def integers(values: int | Sequence[int]) -> Node:
     """Return an int64 constant, a scalar for a plain int."""
@@ -48,14 +52,52 @@ def shared(data: NDArray[Any], kind: Type) -> Node:
     return opset15.constant(ov.Tensor(data, ov.Shape(list(data.shape)), kind), shared_memory=True)
 
 
-def product(states: Node, weight: Tensor, scale: Tensor | None, bias: Tensor | None) -> Node:
+def product(states: Node, weight: Tensor, scale: Tensor | None, bias: Tensor | None, convolves: bool = False) -> Node:
     """Return `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in).
 
-    With a `scale` (out, groups) the weight is int8.
+    With a `scale` (out, groups) the weight is int8. With `convolves` it is written as a convolution where that is
+    faster.
     """
+    if convolves and scale is None and _is_convolved(states, weight):
+        return _convolution(states, weight, bias)
     matrix = stored(weight) if scale is None else _expanded(weight, scale)
     result = opset15.matmul(states, matrix, transpose_a=False, transpose_b=True)
     return result if bias is None else opset15.add(result, stored(bias))
+
+
+def _is_convolved(states: Node, weight: Tensor) -> bool:
+    """Return whether the product is faster as a convolution: of a known number of tokens, by a large matrix."""
+    out, inner = weight.shape
+    return out >= inner >= LEAST_CONVOLVED and not states.get_output_partial_shape(0).is_dynamic
+
+
+def _convolution(states: Node, weight: Tensor, bias: Tensor | None) -> Node:
+    """Return `product` as a convolution of width 1 over the places of all blocks, (R, S, in) to (R, S, out).
+
+    The transposes cost nothing: the plugin takes them for another order of the same memory.
+    """
+    out, inner = weight.shape
+    places = opset15.reshape(states, integers([1, -1, inner]), special_zero=False)
+    channels = opset15.transpose(places, integers([0, 2, 1]))
+    result = _convolved(channels, weight)
+    if bias is not None:
+        result = opset15.add(result, opset15.reshape(stored(bias), integers([1, out, 1]), special_zero=False))
+    result = opset15.transpose(result, integers([0, 2, 1]))
+    return opset15.reshape(result, integers([*states.get_output_shape(0)[:2], out]), special_zero=False)
+
+
+def _convolved(channels: Node, weight: Tensor) -> Node:
+    """Return (1, in, T) convolved with `weight` (out, in) to (1, out, T).
+
+    Weights in bf16 are the kernel as they are stored: converted in the graph they would be kept in f32 besides.
+    """
+    sizes = [*weight.shape, 1]
+    if weight.dtype != "BF16":
+        kernel = opset15.reshape(stored(weight), integers(sizes), special_zero=False)
+        return opset15.convolution(channels, kernel, [1], [0], [0], [1])
+    kernel = shared(weight.data.reshape(sizes), Type.bf16)
+    states = opset15.convert(channels, Type.bf16)
+    return opset15.convert(opset15.convolution(states, kernel, [1], [0], [0], [1]), Type.f32)
 
 
 def _expanded(weight: Tensor, scale: Tensor) -> Node:

@@ -9,6 +9,8 @@ from quartzite.config import Precision
 
 CPU_INFO = Path("/proc/cpuinfo")
 NATIVE_BF16 = ("amx_bf16", "avx512_bf16")
+CONVOLVING = "amx_bf16"
+"""With this flag OpenVINO's convolutions in bf16 are faster than its products: decision 82."""
 INT8_PRODUCTS = ("avx512_vnni", "avx_vnni")
 WITHOUT_INT8_ACTIVATIONS = "amx_int8"
 """With this flag OpenVINO brings no activations to int8 by itself; a graph can: see decisions 74 and 75."""
@@ -21,7 +23,7 @@ class Arithmetic:
     """How a model is computed: the precision of products, the storage of weight matrices, and why these.
 
     `group` says how many values of a token are brought to int8 with one scale before they meet int8 weights, 0 that
-    they stay in `compute`.
+    they stay in `compute`. `convolves`: where the number of tokens is known, large products are convolutions.
     """
 
     compute: Literal["f32", "bf16"]
@@ -29,6 +31,7 @@ class Arithmetic:
     reason: str
     group: int = 0
     by_token: bool = False
+    convolves: bool = False
 
     @property
     def name(self) -> str:
@@ -47,14 +50,15 @@ def choose(wanted: Precision, flags: frozenset[str], in_graph: bool = False) -> 
     if wanted == "f32":
         return Arithmetic("f32", "float", "as asked")
     if wanted == "bf16":
-        return Arithmetic("bf16", "float", "as asked" if native else "as asked; this processor only emulates bf16")
+        reason = "as asked" if native else "as asked; this processor only emulates bf16"
+        return Arithmetic("bf16", "float", reason, convolves=native == CONVOLVING)
     compute: Literal["f32", "bf16"] = "bf16" if native else "f32"
     if wanted == "int8-dynamic":
         return _int8_dynamic(compute, flags, in_graph)
     if wanted == "int8":
         return Arithmetic(compute, "int8", f"as asked; products in {compute}")
     found = f"the processor has {native}" if native else f"this {platform.machine()} processor has no native bf16"
-    return Arithmetic(compute, "float", found)
+    return Arithmetic(compute, "float", found, convolves=native == CONVOLVING)
 
 
 def _int8_dynamic(compute: Literal["f32", "bf16"], flags: frozenset[str], in_graph: bool) -> Arithmetic:

@@ -69,21 +69,28 @@ def shared_inputs(shape: Qwen3Shape) -> dict[str, list[str]]:
 class Qwen3Graph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
 
-    With `by_token` states are brought to int8 before they meet the matrices, which are int8 rows then. `places` are
-    the nodes (1, T, in) of `shared_inputs`, as they were built last.
+    With `by_token` states are brought to int8 before they meet the matrices, which are int8 rows then. With `convolves`
+    products of rows of a known length are convolutions where that is faster. `places` are the nodes (1, T, in) of
+    `shared_inputs`, as they were built last.
     """
 
     def __init__(
-        self, shape: Qwen3Shape, tensors: Mapping[str, Tensor], pooling: Pooling, by_token: bool = False
+        self,
+        shape: Qwen3Shape,
+        tensors: Mapping[str, Tensor],
+        pooling: Pooling,
+        by_token: bool = False,
+        convolves: bool = False,
     ) -> None:
         self.shape = shape
         self.tensors = tensors
         self.pooling = pooling
         self.by_token = by_token
+        self.convolves = convolves
         self.places: dict[str, Node] = {}
 
-    def build(self, slots: int, deep: int = 0) -> ov.Model:
-        """Return the graph for rows of any length T and `slots` item slots.
+    def build(self, slots: int, deep: int = 0, tokens: int = -1) -> ov.Model:
+        """Return the graph for rows of T = `tokens` (-1: of any length) and `slots` item slots.
 
         Inputs: `states` f32 (1, T, hidden) word embeddings; `cosine`, `sine` f32 (T, 1, 1, head_size); what
         `paged.PagedAttention` takes; `members`, `counts` as `graph.pool` takes them; `added.0` and so on, f32
@@ -91,11 +98,11 @@ class Qwen3Graph:
         layers. Output: f32 (slots, hidden).
         """
         size = self.shape.head_size
-        states = _input("states", [1, -1, self.shape.hidden], Type.f32)
-        rotary = graph.Rotary(*(_input(name, [-1, 1, 1, size], Type.f32) for name in ("cosine", "sine")))
+        states = _input("states", [1, tokens, self.shape.hidden], Type.f32)
+        rotary = graph.Rotary(*(_input(name, [tokens, 1, 1, size], Type.f32) for name in ("cosine", "sine")))
         attention = paged.PagedAttention(self.shape.key_value_heads, size)
         gathers = self.pooling in ("cls", "last")
-        members = _input("members", [slots] if gathers else [slots, -1], Type.i32 if gathers else Type.f32)
+        members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
         counts = _input("counts", [slots, 1], Type.f32)
         added = [_input(ADDED.format(layer), [1, -1, self.shape.hidden], Type.f32) for layer in range(deep)]
         hidden = self.trunk(states, rotary, attention.attend, added)
@@ -150,7 +157,7 @@ class Qwen3Graph:
     def _linear(self, states: Node | Levels, name: str) -> Node:
         weight = f"{name}.weight"
         if not self.by_token or name.endswith(UNLEVELLED):
-            return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None)
+            return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None, self.convolves)
         taken = states if isinstance(states, Levels) else levels.signed(states)
         return levels.product(taken, self.tensors[weight], self.tensors[weight + SCALE], None)
 
