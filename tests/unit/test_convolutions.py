@@ -73,6 +73,19 @@ def test_a_convolution_is_the_product(shape: list[int], dtype: str, bias: bool) 
     np.testing.assert_allclose(result, right, atol=0.06 if dtype == "BF16" else 1e-4)
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("convolves", [True, False])
+def test_an_activation_comes_after_the_bias(convolves: bool, bias: bool) -> None:
+    """Of a product as of a convolution."""
+    states = np.random.default_rng(6).standard_normal((1, 8, WIDTH)).astype(np.float32)
+    weight, added = _weights("F32")
+    right = states @ weight.as_f32().T + (added.as_f32() if bias else 0)
+    given = opset15.parameter(PartialShape([1, 8, WIDTH]), Type.f32)
+    result = graph.product(given, weight, None, added if bias else None, convolves, "silu")
+    found = _compile(ov.Model([result], [given], "product"))([states])[0]
+    np.testing.assert_allclose(found, right / (1 + np.exp(-right)), atol=1e-4)
+
+
 @pytest.mark.parametrize("shape", [[1, -1, WIDTH], [-1, 8, WIDTH]])
 def test_rows_of_any_length_are_no_convolutions(shape: list[int]) -> None:
     """There the plugin transposes in memory, at twice the cost of the product."""
@@ -106,4 +119,7 @@ def test_a_qwen3_layer_has_its_widening_products_as_convolutions() -> None:
     model = Qwen3Graph(QWEN3, tensors, "last", convolves=True).build(4, tokens=32)
     convolved = [node.get_friendly_name() for node in model.get_ops() if node.get_type_name() == "Convolution"]
     assert len(convolved) == 4
+    (gate,) = (node for node in model.get_ops() if node.get_type_name() == "Swish")
+    # Behind anything else, the plugin would round the product to bf16 before the activation.
+    assert gate.input_value(0).get_node().get_type_name() == "Convolution"
     assert "Convolution" not in _kinds(Qwen3Graph(QWEN3, tensors, "last", convolves=True).build(4))

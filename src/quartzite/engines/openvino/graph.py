@@ -52,17 +52,25 @@ def shared(data: NDArray[Any], kind: Type) -> Node:
     return opset15.constant(ov.Tensor(data, ov.Shape(list(data.shape)), kind), shared_memory=True)
 
 
-def product(states: Node, weight: Tensor, scale: Tensor | None, bias: Tensor | None, convolves: bool = False) -> Node:
-    """Return `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in).
+def product(
+    states: Node,
+    weight: Tensor,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    convolves: bool = False,
+    activation: Activation | None = None,
+) -> Node:
+    """Return the activation of `states @ weight.T + bias`: (1, T, in) to (1, T, out); `weight` is stored as (out, in).
 
     With a `scale` (out, groups) the weight is int8. With `convolves` it is written as a convolution where that is
     faster.
     """
     if convolves and scale is None and _is_convolved(states, weight):
-        return _convolution(states, weight, bias)
+        return _convolution(states, weight, bias, activation)
     matrix = stored(weight) if scale is None else _expanded(weight, scale)
     result = opset15.matmul(states, matrix, transpose_a=False, transpose_b=True)
-    return result if bias is None else opset15.add(result, stored(bias))
+    result = result if bias is None else opset15.add(result, stored(bias))
+    return activate(result, activation)
 
 
 def _is_convolved(states: Node, weight: Tensor) -> bool:
@@ -71,7 +79,7 @@ def _is_convolved(states: Node, weight: Tensor) -> bool:
     return out >= inner >= LEAST_CONVOLVED and not states.get_output_partial_shape(0).is_dynamic
 
 
-def _convolution(states: Node, weight: Tensor, bias: Tensor | None) -> Node:
+def _convolution(states: Node, weight: Tensor, bias: Tensor | None, activation: Activation | None) -> Node:
     """Return `product` as a convolution of width 1 over the places of all blocks, (R, S, in) to (R, S, out).
 
     The transposes cost nothing: the plugin takes them for another order of the same memory.
@@ -79,25 +87,28 @@ def _convolution(states: Node, weight: Tensor, bias: Tensor | None) -> Node:
     out, inner = weight.shape
     places = opset15.reshape(states, integers([1, -1, inner]), special_zero=False)
     channels = opset15.transpose(places, integers([0, 2, 1]))
-    result = _convolved(channels, weight)
+    result = _convolved(channels, weight, None if bias else activation)
     if bias is not None:
         result = opset15.add(result, opset15.reshape(stored(bias), integers([1, out, 1]), special_zero=False))
+        result = activate(result, activation)
     result = opset15.transpose(result, integers([0, 2, 1]))
     return opset15.reshape(result, integers([*states.get_output_shape(0)[:2], out]), special_zero=False)
 
 
-def _convolved(channels: Node, weight: Tensor) -> Node:
-    """Return (1, in, T) convolved with `weight` (out, in) to (1, out, T).
+def _convolved(channels: Node, weight: Tensor, activation: Activation | None) -> Node:
+    """Return the activation of (1, in, T) convolved with `weight` (out, in) to (1, out, T).
 
-    Weights in bf16 are the kernel as they are stored: converted in the graph they would be kept in f32 besides.
+    Weights in bf16 are the kernel as they are stored: converted in the graph they would be kept in f32 besides. The
+    activation comes before anything else: the plugin computes it with the sums, as it does for other products.
     """
     sizes = [*weight.shape, 1]
     if weight.dtype != "BF16":
         kernel = opset15.reshape(stored(weight), integers(sizes), special_zero=False)
-        return opset15.convolution(channels, kernel, [1], [0], [0], [1])
+        return activate(opset15.convolution(channels, kernel, [1], [0], [0], [1]), activation)
     kernel = shared(weight.data.reshape(sizes), Type.bf16)
     states = opset15.convert(channels, Type.bf16)
-    return opset15.convert(opset15.convolution(states, kernel, [1], [0], [0], [1]), Type.f32)
+    result = activate(opset15.convolution(states, kernel, [1], [0], [0], [1]), activation)
+    return opset15.convert(result, Type.f32)
 
 
 def _expanded(weight: Tensor, scale: Tensor) -> Node:
@@ -154,9 +165,11 @@ def rms_norm(states: Node, gain: Node, epsilon: float) -> Node:
     return opset15.multiply(gain, opset15.multiply(states, inverse))
 
 
-def activate(states: Node, kind: Activation) -> Node:
-    """Return the activation of `states`."""
+def activate(states: Node, kind: Activation | None) -> Node:
+    """Return the activation of `states`; themselves where there is none."""
     match kind:
+        case None:
+            return states
         case "gelu":
             return opset15.gelu(states, "erf")
         case "gelu_tanh":
@@ -164,7 +177,7 @@ def activate(states: Node, kind: Activation) -> Node:
         case "relu":
             return opset15.relu(states)
         case "silu":
-            return opset15.swish(states)
+            return opset15.swish(states, opset15.constant(1.0, states.get_element_type()))
 
 
 def split_heads(states: Node, heads: int, size: int) -> Node:

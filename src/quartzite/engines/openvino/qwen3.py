@@ -20,7 +20,7 @@ from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
 from quartzite.engines.openvino.levels import Levels
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, RotaryTables, pack, pooling_arrays
-from quartzite.registry.card import Pooling, Qwen3Shape
+from quartzite.registry.card import Activation, Pooling, Qwen3Shape
 from quartzite.weights.tensor import Tensor
 
 WORDS = "embed_tokens.weight"
@@ -128,7 +128,7 @@ class Qwen3Graph:
         normed = self._smoothed_norm(states, f"{at}.input_layernorm")
         states = opset15.add(states, self._attention(normed, layer, rotary, attend))
         normed = self._smoothed_norm(states, f"{at}.post_attention_layernorm")
-        gate = graph.activate(self._linear(normed, f"{at}.mlp.gate_proj"), "silu")
+        gate = self._linear(normed, f"{at}.mlp.gate_proj", "silu")
         inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
         return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
 
@@ -154,12 +154,14 @@ class Qwen3Graph:
         normed = graph.rms_norm(split, opset15.constant(gain), self.shape.epsilon)
         return _by_token(graph.rotate(normed, rotary, size), heads * size)
 
-    def _linear(self, states: Node | Levels, name: str) -> Node:
+    def _linear(self, states: Node | Levels, name: str, activation: Activation | None = None) -> Node:
         weight = f"{name}.weight"
         if not self.by_token or name.endswith(UNLEVELLED):
-            return graph.product(states, self.tensors[weight], self.tensors.get(weight + SCALE), None, self.convolves)
+            scale = self.tensors.get(weight + SCALE)
+            return graph.product(states, self.tensors[weight], scale, None, self.convolves, activation)
         taken = states if isinstance(states, Levels) else levels.signed(states)
-        return levels.product(taken, self.tensors[weight], self.tensors[weight + SCALE], None)
+        product = levels.product(taken, self.tensors[weight], self.tensors[weight + SCALE], None)
+        return graph.activate(product, activation)
 
     def _smoothed_norm(self, states: Node, name: str) -> Node | Levels:
         self.places[name] = normed = self._norm(states, name)
