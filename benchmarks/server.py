@@ -33,6 +33,10 @@ class Command:
     environment: Mapping[str, str]
 
 
+STILL = 0.05
+"""Processor seconds in a second, below which a server has nothing left to prepare."""
+
+
 def free_port() -> int:
     """Return a port of this machine that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -173,6 +177,18 @@ class OthersWatch:
         times = list(map(int, Path("/proc/stat").read_text(encoding="utf-8").split("\n")[0].split()[1:9]))
         busy = (sum(times) - times[3] - times[4]) / TICKS_PER_S
         return busy - self._measured_cpu_s() - time.process_time()
+
+
+def wait_until_still(busy_s: Callable[[], float], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until a server's processor time `busy_s` stands: what it prepares after its first answer is no one's turn.
+
+    A minute at most.
+    """
+    for _ in range(60):
+        before = busy_s()
+        sleep(1)
+        if busy_s() - before < STILL:
+            return
 
 
 def _die_with_parent() -> None:

@@ -24,7 +24,7 @@ from bare import BARE, LIMITED, Limits
 from client import closed, run
 from contenders import CACHED, CONTENDERS, Contender, Site
 from measuring import PACES, WORKLOADS, Figures, rotated
-from server import OthersWatch, Server, ServerFailed, free_port
+from server import OthersWatch, Server, ServerFailed, free_port, wait_until_still
 from service_report import NAMES
 from subjects import CACHE, PYTHON, ROOT, SUBJECTS, make_folder
 from workloads import Batch, Ruler, Source
@@ -117,6 +117,7 @@ class Bench:
         if self._is_comparable():
             facts["cosine"] = self._cosine(name, vectors)
         self.results.add_server(self.model, name, facts)
+        wait_until_still(server.cpu_s)
         server.freeze()
         return server
 

@@ -1,6 +1,7 @@
 """Servers under test: started, frozen, accounted for and ended, on real processes."""
 
 import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from client import closed, run
-from server import FIRST, Command, OthersWatch, Server, ServerFailed, _stat, free_port
+from server import FIRST, Command, OthersWatch, Server, ServerFailed, _stat, free_port, wait_until_still
 
 ANSWERING = """
 import http.server, json, os, subprocess, sys
@@ -124,3 +125,18 @@ def test_servers_keep_their_bytecode(server: Server, monkeypatch: pytest.MonkeyP
     with pytest.raises(ServerFailed, match="None"):
         other.wait_for_vector()
     assert os.environ["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+@pytest.mark.parametrize(("busy", "seconds"), [([0.0, 0.0], 1), ([0.0, 0.9, 0.9, 1.2, 1.2, 1.21], 3)])
+def test_a_server_is_left_alone_until_it_is_still(busy: list[float], seconds: int) -> None:
+    """What it compiles after its first answer is not measured as its answers."""
+    read, slept = iter(busy), list[float]()
+    wait_until_still(lambda: next(read), slept.append)
+    assert (sum(slept), next(read, None)) == (seconds, None)
+
+
+def test_a_server_that_never_rests_is_waited_for_a_minute() -> None:
+    """Then it is measured as it is."""
+    read, slept = itertools.count(), list[float]()
+    wait_until_still(lambda: float(next(read)), slept.append)
+    assert sum(slept) == 60
