@@ -69,8 +69,8 @@ def test_a_convolution_is_the_product(shape: list[int], dtype: str, bias: bool) 
     assert "Convolution" in _kinds(model)
     result = _compile(model)([states])[0]
     assert result.shape == right.shape
-    # Weights in bf16 meet states in bf16, as they do where this is used.
-    np.testing.assert_allclose(result, right, atol=0.06 if dtype == "BF16" else 1e-4)
+    # Weights in bf16 meet states in bf16, as they do where this is used; not those with a bias, which would be rounded.
+    np.testing.assert_allclose(result, right, atol=0.06 if dtype == "BF16" and not bias else 1e-4)
 
 
 @pytest.mark.parametrize("bias", [True, False])

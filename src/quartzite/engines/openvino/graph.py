@@ -87,25 +87,25 @@ def _convolution(states: Node, weight: Tensor, bias: Tensor | None, activation: 
     out, inner = weight.shape
     places = opset15.reshape(states, integers([1, -1, inner]), special_zero=False)
     channels = opset15.transpose(places, integers([0, 2, 1]))
-    result = _convolved(channels, weight, None if bias else activation)
-    if bias is not None:
-        result = opset15.add(result, opset15.reshape(stored(bias), integers([1, out, 1]), special_zero=False))
+    if weight.dtype == "BF16" and bias is None:
+        result = _convolved_as_stored(channels, weight, activation)
+    else:
+        kernel = opset15.reshape(stored(weight), integers([out, inner, 1]), special_zero=False)
+        result = opset15.convolution(channels, kernel, [1], [0], [0], [1])
+        if bias is not None:
+            result = opset15.add(result, opset15.reshape(stored(bias), integers([1, out, 1]), special_zero=False))
         result = activate(result, activation)
     result = opset15.transpose(result, integers([0, 2, 1]))
     return opset15.reshape(result, integers([*states.get_output_shape(0)[:2], out]), special_zero=False)
 
 
-def _convolved(channels: Node, weight: Tensor, activation: Activation | None) -> Node:
-    """Return the activation of (1, in, T) convolved with `weight` (out, in) to (1, out, T).
+def _convolved_as_stored(channels: Node, weight: Tensor, activation: Activation | None) -> Node:
+    """Return the activation of (1, in, T) convolved with `weight` (out, in) in bf16 to (1, out, T).
 
-    Weights in bf16 are the kernel as they are stored: converted in the graph they would be kept in f32 besides. The
-    activation comes before anything else: the plugin computes it with the sums, as it does for other products.
+    The kernel is the mapped file: converted in the graph it would be kept in f32 besides. The activation comes before
+    anything else: the plugin computes it with the sums, as it does for other products. A bias would come between.
     """
-    sizes = [*weight.shape, 1]
-    if weight.dtype != "BF16":
-        kernel = opset15.reshape(stored(weight), integers(sizes), special_zero=False)
-        return activate(opset15.convolution(channels, kernel, [1], [0], [0], [1]), activation)
-    kernel = shared(weight.data.reshape(sizes), Type.bf16)
+    kernel = shared(weight.data.reshape([*weight.shape, 1]), Type.bf16)
     states = opset15.convert(channels, Type.bf16)
     result = activate(opset15.convolution(states, kernel, [1], [0], [0], [1]), activation)
     return opset15.convert(result, Type.f32)
