@@ -15,7 +15,7 @@ from quartzite.storage.accounts import Accounts
 from quartzite.storage.database import Database, open_database
 from quartzite.storage.group_commit import GroupCommit
 from quartzite.storage.keys import Keys
-from quartzite.storage.ledger import Ledger, LedgerRow, keep_pruned
+from quartzite.storage.ledger import LONGEST_TEXT, Ledger, LedgerRow, keep_pruned
 from quartzite.storage.usage import UsageRow
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
@@ -71,11 +71,25 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(database_url: str) -
 
 async def test_a_recorded_row_is_read_back_as_it_was(ledger: Ledger) -> None:
     """All fields survive; a zero character of a client, which PostgreSQL cannot keep, becomes the sign for that."""
-    await ledger.record(replace(ROW, user="Jörg\0", account_id=3, code=20015, tokens=2**40))
+    await ledger.record(replace(ROW, model="BAAI\0", user="Jörg\0", account_id=3, code=20015, tokens=2**40))
+    sign = "\N{REPLACEMENT CHARACTER}"
     assert ledger.trace("ti_0") == replace(
-        ROW, user="Jörg\N{REPLACEMENT CHARACTER}", account_id=3, code=20015, tokens=2**40
+        ROW, model=f"BAAI{sign}", user=f"Jörg{sign}", account_id=3, code=20015, tokens=2**40
     )
     assert ledger.trace("ti_1") is None
+
+
+async def test_no_text_of_a_client_makes_a_row_large(ledger: Ledger) -> None:
+    """Of a long one its beginning is kept, and two of them stay apart: usage is summed up by them."""
+    longest, longer = "é" * LONGEST_TEXT, "é" * 100_000
+    users = [longest, longer, longer + "1"]
+    await record(ledger, *(replace(ROW, trace_id=f"ti_{n}", model=longer, user=user) for n, user in enumerate(users)))
+    rows = [ledger.trace(f"ti_{n}") for n in range(3)]
+    kept = [row.user for row in rows if row and row.user]
+    assert kept[0] == longest
+    assert all(user.startswith(longest) and len(user) < LONGEST_TEXT + 50 for user in kept)
+    assert len(set(kept)) == 3
+    assert {len(row.model) for row in rows if row and row.model} == {len(kept[1])}
 
 
 async def test_a_row_that_cannot_be_kept_fails_alone(ledger: Ledger) -> None:

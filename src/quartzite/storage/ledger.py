@@ -1,6 +1,7 @@
 """One row for each request, without content, on the disk before the answer leaves. Knows nothing of the web."""
 
 import asyncio
+import hashlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -23,6 +24,9 @@ from quartzite.storage.usage import Grouping, UsageRow, usage
 
 RECORD_S = 10.0
 """How long an answer waits for its row, in seconds: a database that hangs must not hold it for ever."""
+
+LONGEST_TEXT = 200
+"""Of what a client chose itself, `model` and `user`, so many characters are kept: a body may be all one such text."""
 
 _log = logging.getLogger(__name__)
 _PRUNED_AT_ONCE = 5000
@@ -176,11 +180,22 @@ class _Insertion:
 
 
 def _values(row: LedgerRow) -> tuple[Any, ...]:
-    """Return the values by column; PostgreSQL keeps no text with a zero character, which clients may send in `user`."""
+    """Return the values by column."""
     trace_id, at, account_id, key_id, model, user, *others = _READ(row)
-    if user is not None:
-        user = user.replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return trace_id, unix_ms(at), account_id, key_id, model, user, *others
+    return trace_id, unix_ms(at), account_id, key_id, _kept(model), _kept(user), *others
+
+
+def _kept(text: str | None) -> str | None:
+    """Return what is kept of a text that a client chose; a digest keeps those apart that begin alike.
+
+    PostgreSQL keeps no text with a zero character.
+    """
+    if text is None:
+        return None
+    if len(text) > LONGEST_TEXT:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        text = f"{text[:LONGEST_TEXT]}...{digest}"
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}")
 
 
 async def keep_pruned(
