@@ -96,6 +96,14 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
         ({"models": [{"name": "a", "sunset": "2027-13-01"}]}, "models[0].sunset: Invalid RFC3339 encoded date"),
         *[
             (
+                {"models": [{"name": name}]},
+                "models[0].name: it must have printable characters only, and no space at its ends",
+            )
+            for name in (" a", "a ", "a\nb", "a\0", "a\ud800")
+        ],
+        ({"models": [{"name": "a", "folder": ""}]}, "models[0].folder: it must not be empty"),
+        *[
+            (
                 {"models": [{"name": "a", "sunset": "2027-03-01", "deprecation_link": link}]},
                 "models[0].deprecation_link: it must be an address such as https://example.org/page, "
                 "without spaces and <>",

@@ -131,6 +131,10 @@ def _contradictions(settings: Settings) -> list[str]:
 
 def model_faults(model: ModelSettings) -> Iterator[tuple[str, str]]:
     """Yield the fields of `model` that cannot be as they are, each with what is the matter."""
+    if not model.name.isprintable() or model.name != model.name.strip():
+        yield "name", "it must have printable characters only, and no space at its ends"
+    if model.folder == "":
+        yield "folder", "it must not be empty"
     if model.deprecated and model.sunset and model.sunset < model.deprecated:
         yield "sunset", f"{model.sunset} is before {model.deprecated}, the day of `deprecated`"
     if model.deprecation_link is not None:
