@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import shlex
 import signal
@@ -49,6 +50,16 @@ async def serving(cache: Path) -> AsyncIterator[tuple[asyncio.subprocess.Process
         if process.returncode is None:
             process.kill()
         await process.communicate()
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_line_that_cannot_be_read_is_named(cache: Path, errors: str) -> None:
+    """What is not in the encoding of the terminal is told by its line, in every locale."""
+    command = [*QUARTZITE, "embed", "--cache", str(cache)]
+    environment = os.environ | {"PYTHONIOENCODING": f"utf-8:{errors}"}
+    ended = subprocess.run(command, input=b"good\ncaf\xe9\n", capture_output=True, env=environment, check=False)
+    assert (ended.returncode, ended.stdout) == (1, b"")
+    assert ended.stderr == b"quartzite: text 2 is not in utf-8: unexpected end of data at byte 3\n"
 
 
 async def test_the_server_greets_with_a_command_that_works(cache: Path) -> None:

@@ -1,7 +1,7 @@
 """`quartzite embed`: vectors on the terminal, computed in the same way as the server's but without one."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -42,8 +42,18 @@ def embed(
     settings = settings_of(config, [model] if model else [], flags)
     settings = msgspec.structs.replace(settings, models=settings.models[:1])
     set_up_logging(settings.server.log_format)
-    lines = texts or (line.rstrip("\r\n") for line in sys.stdin)
-    asyncio.run(_embed(settings, lines, dimensions, truncate))
+    asyncio.run(_embed(settings, texts or _lines(), dimensions, truncate))
+
+
+def _lines() -> Iterator[str]:
+    """Yield the lines of the input without their ends; raises StartFailure for one that is not in its encoding."""
+    encoding = sys.stdin.encoding
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            text = line.rstrip(b"\r\n").decode(encoding)
+        except UnicodeDecodeError as error:
+            raise StartFailure(f"text {number} is not in {encoding}: {error.reason} at byte {error.start}") from error
+        yield text
 
 
 async def _embed(settings: Settings, texts: Iterable[str], dimensions: int | None, truncate: "Side | None") -> None:
