@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Literal
 
 Pooling = Literal["cls", "mean", "max", "last"]
+OF_ONE_TOKEN: tuple[Pooling, ...] = ("cls", "last")
+"""Poolings by which an item's vector is the last state of one of its tokens."""
 Activation = Literal["gelu", "gelu_tanh", "relu", "silu"]
 
 

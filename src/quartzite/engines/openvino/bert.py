@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import openvino as ov
-from openvino import PartialShape, Type, opset15
+from openvino import Type, opset15
 
 from quartzite.domain import Encoded, Ids
 from quartzite.engines.blocks import Layout, end_to_end
@@ -18,7 +18,7 @@ from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
 from quartzite.engines.openvino.levels import LIFTS, Levels
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, pack, pooling_arrays
-from quartzite.registry.card import BertShape, Pooling
+from quartzite.registry.card import OF_ONE_TOKEN, BertShape, Pooling
 from quartzite.weights.tensor import Tensor
 
 WORDS = "embeddings.word_embeddings.weight"
@@ -67,6 +67,26 @@ def _linear(name: str, out: int, *of: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": (out, *of), f"{name}.bias": (out,)}
 
 
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """The tokens that are pooled, where each item has one: their `places` int32 (N,) along a row of T tokens.
+
+    `mask` (1, 1, N, T) is added to the scores of their attention. The last layer has no others: decision 84.
+    """
+
+    places: Node
+    mask: Node
+
+    @classmethod
+    def of(cls, states: Node, segments: Node, places: Node) -> "Pooled":
+        """Return the tokens at `places` int32 (N,) of the row of `states` (R, S, hidden).
+
+        `segments` int32 are (R, S), or (1, 1) where an item fills the row: then they are repeated for its tokens.
+        """
+        of_key = opset15.broadcast(opset15.reshape(segments, graph.integers([1, -1]), False), graph.row_of(states))
+        return cls(places, graph.segment_mask(opset15.gather(of_key, places, graph.integers(1)), of_key))
+
+
 @dataclass(frozen=True)
 class BertGraph:
     """Builds the graph of one model; `tensors` are keyed by prefix-free names and outlive the graph.
@@ -92,35 +112,44 @@ class BertGraph:
         """
         blocks, block = grid or (-1, -1)
         tokens = blocks * block if grid else -1
-        states = _input("states", [blocks, block, self.shape.hidden], Type.f32)
-        segments = _input("segments", [blocks, block], Type.i32)
-        gathers = self.pooling in ("cls", "last")
-        members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
-        counts = _input("counts", [slots, 1], Type.f32)
-        hidden = self.trunk(states, graph.segment_mask(segments, segments))
+        states = graph.input_of("states", [blocks, block, self.shape.hidden], Type.f32)
+        segments = graph.input_of("segments", [blocks, block], Type.i32)
+        members, counts = graph.pooling_inputs(self.pooling, slots, tokens)
+        pooled = Pooled.of(states, segments, members) if self.pooling in OF_ONE_TOKEN else None
+        hidden = self.trunk(states, graph.segment_mask(segments, segments), pooled)
         inputs = [states, segments, members] + ([counts] if self.pooling == "mean" else [])
         return ov.Model([graph.pool(hidden, self.pooling, members, counts)], inputs, "bert")
 
-    def trunk(self, states: Node, mask: Node) -> Node:
-        """Return the last hidden states of summed embeddings `states` (B, T, hidden) under an additive `mask`."""
-        hidden = self._norm(states, "embeddings.LayerNorm")
-        for layer in range(self.shape.layers):
-            hidden = self._layer(hidden, f"encoder.layer.{layer}", mask)
-        return hidden
+    def trunk(self, states: Node, mask: Node, pooled: Pooled | None = None) -> Node:
+        """Return the last hidden states of summed embeddings `states` (B, T, hidden) under an additive `mask`.
 
-    def _layer(self, states: Node, at: str, mask: Node) -> Node:
-        attended = self._signed(self._attention(states, f"{at}.attention.self", mask))
+        With `pooled` only those of the N tokens at its places, (1, N, hidden).
+        """
+        *earlier, last = (f"encoder.layer.{layer}" for layer in range(self.shape.layers))
+        hidden = self._norm(states, "embeddings.LayerNorm")
+        for at in earlier:
+            hidden = self._layer(hidden, hidden, at, mask)
+        if pooled is None:
+            return self._layer(hidden, hidden, last, mask)
+        hidden = graph.end_to_end(hidden)
+        return self._layer(graph.chosen(hidden, pooled.places), hidden, last, pooled.mask)
+
+    def _layer(self, asking: Node, states: Node, at: str, mask: Node) -> Node:
+        """Return the next states of the tokens `asking`, which attend to `states`: their own, or more tokens'."""
+        attended = self._signed(self._attention(asking, states, f"{at}.attention.self", mask))
         attended = self._linear(attended, f"{at}.attention.output.dense")
-        states = self._norm(opset15.add(attended, states), f"{at}.attention.output.LayerNorm")
+        states = self._norm(opset15.add(attended, asking), f"{at}.attention.output.LayerNorm")
         taken = self._smoothed(states, f"{at}.intermediate")
         inner = self._activated(self._linear(taken, f"{at}.intermediate.dense"), f"{at}.output")
         return self._norm(opset15.add(self._linear(inner, f"{at}.output.dense"), states), f"{at}.output.LayerNorm")
 
-    def _attention(self, states: Node, at: str, mask: Node) -> Node:
+    def _attention(self, asking: Node, states: Node, at: str, mask: Node) -> Node:
         heads, size = self.shape.heads, self.shape.hidden // self.shape.heads
-        taken = self._smoothed(states, at)
+        asks = self._smoothed(asking, at)
+        attended = asks if asking is states else self._smoothed(states, at)
         query, key, value = (
-            graph.split_heads(self._linear(taken, f"{at}.{part}"), heads, size) for part in ("query", "key", "value")
+            graph.split_heads(self._linear(taken, f"{at}.{part}"), heads, size)
+            for part, taken in (("query", asks), ("key", attended), ("value", attended))
         )
         return graph.join_heads(graph.attend(query, key, value, mask), self.shape.hidden)
 
@@ -192,7 +221,3 @@ class BertInputs:
             places -= before - before[np.arange(len(places)) - row.positions]
             places[padding] = self._offset - 1
         return places
-
-
-def _input(name: str, shape: list[int], kind: Type) -> Node:
-    return opset15.parameter(PartialShape(shape), kind, name=name)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
-from openvino import Type, opset13, opset15
+from openvino import PartialShape, Type, opset13, opset15
 
-from quartzite.registry.card import Activation, Pooling
+from quartzite.registry.card import OF_ONE_TOKEN, Activation, Pooling
 from quartzite.weights.tensor import Tensor
 
 Node = Any
@@ -225,16 +225,45 @@ def segment_mask(of_query: Node, of_key: Node) -> Node:
     return opset15.unsqueeze(scores, integers(1))
 
 
+def pooling_inputs(pooling: Pooling, slots: int, tokens: int) -> tuple[Node, Node]:
+    """Return the inputs `members` and `counts` as `pool` and `chosen` take them; `counts` is for mean pooling alone."""
+    gathers = pooling in OF_ONE_TOKEN
+    members = input_of("members", [-1] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
+    return members, input_of("counts", [slots, 1], Type.f32)
+
+
+def input_of(name: str, shape: list[int], kind: Type) -> Node:
+    """Return the graph's input `name`; -1 in its `shape` is any length."""
+    return opset15.parameter(PartialShape(shape), kind, name=name)
+
+
+def chosen(states: Node, members: Node) -> Node:
+    """Return the states (1, N, width) at the places `members` int32 (N,) of T packed ones, (1, T, width)."""
+    return opset15.gather(states, members, integers(1))
+
+
+def end_to_end(states: Node) -> Node:
+    """Return the states (R, S, width) of a row in blocks as (1, T, width)."""
+    width = states.get_output_partial_shape(0)[2].get_length()
+    return opset15.reshape(states, integers([1, -1, width]), special_zero=False)
+
+
+def row_of(states: Node) -> Node:
+    """Return the shape [1, T] of the tokens of states (R, S, width), int64 (2,)."""
+    sizes = opset15.gather(opset15.shape_of(states), integers([0, 1]), integers(0))
+    return opset15.concat([integers([1]), opset15.reduce_prod(sizes, integers([0]), keep_dims=True)], 0)
+
+
 def pool(states: Node, pooling: Pooling, members: Node, counts: Node) -> Node:
     """Return one vector per item slot, (N, hidden), of the packed states of T tokens, (R, S, hidden).
 
     For mean pooling `members` f32 (N, T) holds 1 where a token belongs to the slot's item and `counts` f32 (N, 1)
-    the tokens of each; for cls and last `members` int32 (N,) holds the place of that token and `counts` is unused.
+    the tokens of each. For cls and last the states are no others than those `chosen`, (1, N, hidden).
     """
     hidden_size = states.get_output_partial_shape(0)[2].get_length()
     flat = opset15.reshape(states, integers([-1, hidden_size]), special_zero=False)
-    if pooling in ("cls", "last"):
-        return opset15.gather(flat, members, integers(0))
+    if pooling in OF_ONE_TOKEN:
+        return flat
     if pooling == "mean":
         return opset15.divide(opset15.matmul(members, flat, False, False), counts)
     hidden = opset15.select(

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import openvino as ov
-from openvino import PartialShape, Type, opset15
+from openvino import Type, opset15
 
 from quartzite.domain import Encoded
 from quartzite.engines.blocks import Layout, end_to_end
@@ -20,7 +20,7 @@ from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import SCALE, SMOOTHING
 from quartzite.engines.openvino.levels import Levels
 from quartzite.engines.openvino.rows import Arrays, EmbeddingTable, PackedRow, RotaryTables, pack, pooling_arrays
-from quartzite.registry.card import Activation, Pooling, Qwen3Shape
+from quartzite.registry.card import OF_ONE_TOKEN, Activation, Pooling, Qwen3Shape
 from quartzite.weights.tensor import Tensor
 
 WORDS = "embed_tokens.weight"
@@ -98,48 +98,62 @@ class Qwen3Graph:
         layers. Output: f32 (slots, hidden).
         """
         size = self.shape.head_size
-        states = _input("states", [1, tokens, self.shape.hidden], Type.f32)
-        rotary = graph.Rotary(*(_input(name, [tokens, 1, 1, size], Type.f32) for name in ("cosine", "sine")))
+        states = graph.input_of("states", [1, tokens, self.shape.hidden], Type.f32)
+        rotary = graph.Rotary(*(graph.input_of(name, [tokens, 1, 1, size], Type.f32) for name in ("cosine", "sine")))
         attention = paged.PagedAttention(self.shape.key_value_heads, size)
-        gathers = self.pooling in ("cls", "last")
-        members = _input("members", [slots] if gathers else [slots, tokens], Type.i32 if gathers else Type.f32)
-        counts = _input("counts", [slots, 1], Type.f32)
-        added = [_input(ADDED.format(layer), [1, -1, self.shape.hidden], Type.f32) for layer in range(deep)]
-        hidden = self.trunk(states, rotary, attention.attend, added)
+        members, counts = graph.pooling_inputs(self.pooling, slots, tokens)
+        added = [graph.input_of(ADDED.format(layer), [1, -1, self.shape.hidden], Type.f32) for layer in range(deep)]
+        hidden = self.trunk(states, rotary, attention.attend, added, members if self.pooling in OF_ONE_TOKEN else None)
         pooled = opset15.result(graph.pool(hidden, self.pooling, members, counts))
         inputs = [states, rotary.cosine, rotary.sine, *attention.inputs, members, *added]
         inputs += [counts] if self.pooling == "mean" else []
         return ov.Model([pooled], inputs, "qwen3")
 
-    def trunk(self, states: Node, rotary: graph.Rotary, attend: Attend, added: Sequence[Node] = ()) -> Node:
+    def trunk(
+        self,
+        states: Node,
+        rotary: graph.Rotary,
+        attend: Attend,
+        added: Sequence[Node] = (),
+        pooled: Node | None = None,
+    ) -> Node:
         """Return the normed last hidden states of word embeddings `states` (1, T, hidden).
 
         `rotary` are tables (T, 1, 1, head_size), `attend` makes attention, `added` is added to the states after the
-        first layers, one after the other.
+        first layers, one after the other. With `pooled` only those of the N tokens at these places, (1, N, hidden):
+        what comes after the last layer's attention is computed for no others (decision 84).
         """
-        for layer in range(self.shape.layers):
-            states = self._layer(states, layer, rotary, attend)
-            if layer < len(added):
-                states = opset15.add(states, added[layer])
+        last = self.shape.layers - 1
+        for layer in range(last):
+            states = _with(self._layer(states, layer, rotary, attend), layer, added)
+        if pooled is None or len(added) <= last:
+            states = _with(self._layer(states, last, rotary, attend, pooled), last, added)
+        else:
+            states = graph.chosen(_with(self._layer(states, last, rotary, attend), last, added), pooled)
         return self._norm(states, "norm")
 
-    def _layer(self, states: Node, layer: int, rotary: graph.Rotary, attend: Attend) -> Node:
+    def _layer(
+        self, states: Node, layer: int, rotary: graph.Rotary, attend: Attend, pooled: Node | None = None
+    ) -> Node:
         at = f"layers.{layer}"
         normed = self._smoothed_norm(states, f"{at}.input_layernorm")
-        states = opset15.add(states, self._attention(normed, layer, rotary, attend))
+        attended = self._attention(normed, layer, rotary, attend)
+        if pooled is not None:
+            states, attended = graph.chosen(states, pooled), graph.chosen(attended, pooled)
+        states = opset15.add(states, self._linear(attended, f"{at}.self_attn.o_proj"))
         normed = self._smoothed_norm(states, f"{at}.post_attention_layernorm")
         gate = self._linear(normed, f"{at}.mlp.gate_proj", "silu")
         inner = opset15.multiply(gate, self._linear(normed, f"{at}.mlp.up_proj"))
         return opset15.add(states, self._linear(inner, f"{at}.mlp.down_proj"))
 
-    def _attention(self, states: Node, layer: int, rotary: graph.Rotary, attend: Attend) -> Node:
+    def _attention(self, states: Node | Levels, layer: int, rotary: graph.Rotary, attend: Attend) -> Node:
+        """Return what the heads (1, T, heads * size) have gathered, not yet projected."""
         shape, own = self.shape, f"layers.{layer}.self_attn"
         query = self._heads(states, f"{own}.q", shape.heads, rotary, scale=shape.head_size**-0.5)
         key = self._heads(states, f"{own}.k", shape.key_value_heads, rotary)
         value = _by_token(self._linear(states, f"{own}.v_proj"), shape.key_value_heads * shape.head_size)
         # What is given to a product has its batch first, as the states have.
-        attended = opset15.unsqueeze(attend(query, key, value, layer), graph.integers(0))
-        return self._linear(attended, f"{own}.o_proj")
+        return opset15.unsqueeze(attend(query, key, value, layer), graph.integers(0))
 
     def _heads(self, states: Node, name: str, heads: int, rotary: graph.Rotary, scale: float = 1.0) -> Node:
         """Project, norm each head, turn by position: (1, T, hidden) to (T, heads * head_size), times `scale`.
@@ -202,10 +216,11 @@ class Qwen3Inputs:
         }
 
 
+def _with(states: Node, layer: int, added: Sequence[Node]) -> Node:
+    """Return the states after `layer` with what is added to them there, if anything is."""
+    return opset15.add(states, added[layer]) if layer < len(added) else states
+
+
 def _by_token(states: Node, width: int) -> Node:
     """Return states of any shape as (tokens, width)."""
     return opset15.reshape(states, graph.integers([-1, width]), special_zero=False)
-
-
-def _input(name: str, shape: list[int], kind: Type) -> Node:
-    return opset15.parameter(PartialShape(shape), kind, name=name)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from quartzite.domain import Encoded, Ids
 from quartzite.engines.blocks import Layout
-from quartzite.registry.card import Pooling
+from quartzite.registry.card import OF_ONE_TOKEN, Pooling
 from quartzite.weights.tensor import Tensor, bf16_to_f32
 
 Arrays = Mapping[str, NDArray[np.generic]]
 TAIL = -1
+SLOT_STEP = 16
+"""Slots for one token of each item are in multiples of so many, one tile of the products."""
 
 
 class EmbeddingTable:
@@ -75,10 +77,13 @@ def pack(batch: Sequence[Encoded], layout: Layout) -> PackedRow:
 
 
 def pooling_arrays(row: PackedRow, pooling: Pooling, slots: int) -> dict[str, NDArray[np.generic]]:
-    """Return the graph inputs `members` and, for mean pooling, `counts` for `slots` item slots (see `graph.pool`)."""
-    if pooling in ("cls", "last"):
+    """Return the graph inputs `members` and, for mean pooling, `counts` for `slots` item slots (see `graph.pool`).
+
+    `members` for one token of each item are as many as the items need, int32 (N,).
+    """
+    if pooling in OF_ONE_TOKEN:
         places = row.starts if pooling == "cls" else row.starts + row.lengths - 1
-        members = np.zeros(slots, dtype=np.int32)
+        members = np.zeros(-(-len(places) // SLOT_STEP) * SLOT_STEP, dtype=np.int32)
         members[: len(places)] = places
         return {"members": members}
     matrix = (row.segments[None, :] == np.arange(slots, dtype=np.int32)[:, None]).astype(np.float32)
