@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from server import Command
 from subjects import PYTHON, ROOT, Subject
@@ -155,13 +156,17 @@ def export(backend: str) -> Callable[[Site], None]:
 
 def _make(site: Site, name: str, peer: str, script: list[str | Path]) -> None:
     output = site.made(name)
-    if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
-        command = [site.python(peer), PEERS / script[0], *script[1:], "--folder", site.folder, "--output", output]
-        log = site.cache / "logs" / f"{output.name}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as out:
-            subprocess.run(command, check=True, stdout=out, stderr=subprocess.STDOUT)
+    if output.exists():
+        return
+    log = site.cache / "logs" / f"{output.name}.log"
+    for folder in (output.parent, log.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    # What a script leaves that fails is not taken for the model by the next run.
+    with TemporaryDirectory(dir=output.parent) as drafts, log.open("wb") as out:
+        draft = Path(drafts) / output.name
+        command = [site.python(peer), PEERS / script[0], *script[1:], "--folder", site.folder, "--output", draft]
+        subprocess.run(command, check=True, stdout=out, stderr=subprocess.STDOUT)
+        draft.replace(output)
 
 
 def _flags(values: Mapping[str, object]) -> list[str]:
@@ -185,8 +190,12 @@ CONTENDERS = {
     "llama": Contender("llama", llama, make_gguf, frozenset({"bge-m3"})),
     "st-torch": Contender("sentence-transformers", library("torch", "sentence-transformers", "bfloat16")),
     "st-f32": Contender("sentence-transformers", library("torch", "sentence-transformers")),
-    "st-onnx": Contender("onnx", library("onnx", "onnx"), export("onnx")),
-    "st-openvino": Contender("openvino", library("openvino", "openvino"), export("openvino")),
-    "fastembed": Contender("fastembed", library("fastembed", "fastembed"), export("onnx"), frozenset({"qwen3-0.6b"})),
+    # transformers gives no `position_ids`, which the exported graph of Qwen3 asks for; fastembed gives none either.
+    "st-onnx": Contender("onnx", library("onnx", "onnx", batch=1), export("onnx"), frozenset({"qwen3-0.6b"})),
+    "st-openvino": Contender("openvino", library("openvino", "openvino", "bfloat16"), export("openvino")),
+    # Batches by decision 89; fastembed does not sort by length, so in batches of one nothing is padded.
+    "fastembed": Contender(
+        "fastembed", library("fastembed", "fastembed", batch=1), export("onnx"), frozenset({"qwen3-0.6b"})
+    ),
 }
 """By the names of `service_report.NAMES`."""

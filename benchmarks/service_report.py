@@ -29,7 +29,7 @@ NAMES = {
     "st-torch": "sentence-transformers, PyTorch bf16",
     "st-f32": "sentence-transformers, PyTorch f32",
     "st-onnx": "sentence-transformers, ONNX f32",
-    "st-openvino": "sentence-transformers, OpenVINO",
+    "st-openvino": "sentence-transformers, OpenVINO bf16",
     "fastembed": "fastembed, ONNX f32",
 }
 Rounds = list[dict[str, float]]

@@ -7,13 +7,15 @@ knows the architecture.
 """
 
 import argparse
+import json
 from pathlib import Path
-
-from sentence_transformers import SentenceTransformer
+from typing import Any
 
 
 def main() -> None:
     """Export and save."""
+    from sentence_transformers import SentenceTransformer
+
     parser = argparse.ArgumentParser(description="Export a model folder for a backend of sentence-transformers.")
     parser.add_argument("--backend", choices=["onnx", "openvino"], required=True)
     parser.add_argument("--folder", required=True)
@@ -21,11 +23,24 @@ def main() -> None:
     asked = parser.parse_args()
     model = SentenceTransformer(asked.folder, device="cpu", backend=asked.backend, local_files_only=True)
     model.save_pretrained(str(asked.output))
+    keep_limit(asked.output)
     if asked.backend == "onnx":
         optimise(model, asked.output)
 
 
-def optimise(model: SentenceTransformer, output: Path) -> None:
+def keep_limit(output: Path) -> None:
+    """Leave the model's own limit of tokens as the only one that `output` tells.
+
+    transformers saves `max_length` beside it, which is how `tokenizer.json` happened to be left (128 for MiniLM, which
+    takes 256): fastembed would cut texts there.
+    """
+    file = output / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings.pop("max_length", None)
+    file.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def optimise(model: Any, output: Path) -> None:
     """Replace the saved graph by the optimised one."""
     from sentence_transformers import export_optimized_onnx_model
 

@@ -8,8 +8,10 @@ one call (sentence-transformers sorts by length and pads batches of `--batch`) a
 
 import argparse
 import asyncio
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,6 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 MOST_TEXTS = 256
+OPENVINO_TYPES = {"float32": "f32", "bfloat16": "bf16"}
 Encode = Callable[[list[str]], Any]
 
 
@@ -82,8 +85,14 @@ def sentence_transformers(folder: str, backend: str, dtype: str, batch: int) -> 
     import torch
     from sentence_transformers import SentenceTransformer
 
-    kwargs: dict[str, Any] = {"dtype": getattr(torch, dtype)} if backend == "torch" else {}
-    model = SentenceTransformer(folder, device="cpu", backend=backend, model_kwargs=kwargs, local_files_only=True)
+    kwargs: dict[str, dict[str, Any]] = {
+        "torch": {"dtype": getattr(torch, dtype)},
+        "openvino": {"ov_config": {"INFERENCE_PRECISION_HINT": OPENVINO_TYPES[dtype]}},
+        "onnx": {},
+    }
+    model = SentenceTransformer(
+        folder, device="cpu", backend=backend, model_kwargs=kwargs[backend], local_files_only=True
+    )
 
     def encode(texts: list[str]) -> Any:
         with torch.inference_mode():
@@ -92,22 +101,19 @@ def sentence_transformers(folder: str, backend: str, dtype: str, batch: int) -> 
     return encode
 
 
-def fastembed(folder: str, batch: int, pooling: str) -> Encode:
-    """Return how fastembed encodes a model of its user's own, given as a folder with `onnx/model.onnx`."""
-    import json
-    from pathlib import Path
-
+def fastembed(folder: str, batch: int) -> Encode:
+    """Return how fastembed encodes a model of its user's own, given as sentence-transformers exports it to ONNX."""
     import numpy as np
     from fastembed import TextEmbedding
     from fastembed.common.model_description import ModelSource, PoolingType
 
-    dimensions = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["hidden_size"]
+    pooling = json.loads((Path(folder) / "1_Pooling" / "config.json").read_text(encoding="utf-8"))
     TextEmbedding.add_custom_model(
         model="bench",
-        pooling=PoolingType[pooling.upper()],
+        pooling=PoolingType[{"lasttoken": "LAST_TOKEN"}.get(pooling["pooling_mode"], pooling["pooling_mode"].upper())],
         normalization=True,
         sources=ModelSource(hf="bench/bench"),
-        dim=dimensions,
+        dim=pooling["embedding_dimension"],
         model_file="onnx/model.onnx",
     )
     model = TextEmbedding("bench", specific_model_path=folder)
@@ -122,10 +128,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pooling", default="mean")
     asked = parser.parse_args()
     if asked.backend == "fastembed":
-        encode = fastembed(asked.folder, asked.batch, asked.pooling)
+        encode = fastembed(asked.folder, asked.batch)
     else:
         encode = sentence_transformers(asked.folder, asked.backend, asked.dtype, asked.batch)
 
