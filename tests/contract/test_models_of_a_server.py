@@ -71,6 +71,7 @@ def test_a_model_comes_and_goes_and_its_memory_with_it(server: Server) -> None:
         assert server.embed().status_code == 200
         assert server.models("unload", MODEL) == (0, f"{MODEL} is served no more\n", "")
         left.append(server.private_mb())
+        assert "model.safetensors" not in Path(f"/proc/{server.process.pid}/maps").read_text(encoding="utf-8")
         assert server.embed().json()["code"] == 20012
         loaded = server.models("load", MODEL)
         assert (loaded.code, loaded.err) == (0, "")

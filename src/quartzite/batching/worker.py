@@ -9,7 +9,8 @@ import math
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakMethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,7 +94,8 @@ class Batcher:
         self._costs = Costs(engine.shape)
         self._room = WaitingRoom(engine.shape, limits, clock, reuse.sharing)
         self._flights = Flights(self._room, self._costs, engine.streams)
-        self._recovery = Recovery(engine, self._has_free_stream, self._is_sound, self._wake, self._resume)
+        is_free, sound = _weakly(self._has_free_stream), _weakly(self._is_sound)
+        self._recovery = Recovery(engine, is_free, sound, _weakly(self._wake), _weakly(self._resume))
         self._accepting = False
         self._broken = False
         self._woken = False
@@ -372,3 +374,14 @@ def _hand_out(vectors: Vectors, sound: NDArray[np.bool_], items: list[Equals]) -
     for vector, is_sound, equals in zip(vectors, sound, items, strict=True):
         for ticket, index in equals if is_sound else ():
             ticket.receive(index, vector)
+
+
+def _weakly(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what calls `method` and does not hold its object: no engine waits for the garbage collector."""
+    reference = WeakMethod(method)
+
+    def call(*arguments: Any) -> Any:
+        held = reference()
+        return held(*arguments) if held else None
+
+    return call
