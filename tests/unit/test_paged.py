@@ -80,7 +80,7 @@ def test_items_of_a_row_see_what_lies_before_them_in_the_same_item(size: int) ->
     """Whatever lay in the blocks before, and whatever the tail holds."""
     request, sizes, tail = request_of(size), [1, 33, 64, 5], 7
     told, row = paged.of_row(sizes, tail), states(size, sum(sizes) + tail)
-    Caches(request).hold(len(told[BLOCKS]))
+    Caches(request).hold_for(told)
     spoil(request)
     found, start = run(request, row, told), 0
     for tokens in sizes:
@@ -104,7 +104,7 @@ def test_an_item_in_pieces_sees_its_earlier_ones(piece: int) -> None:
         here = len(row["query"])
         padded = {name: np.pad(part, ((0, tail), (0, 0))) for name, part in row.items()}
         told = paged.of_row([here], tail, start)
-        caches.hold(len(told[BLOCKS]))
+        caches.hold_for(told)
         found.append(run(request, padded, told)[:here])
     np.testing.assert_allclose(np.concatenate(found), expected(item, size), atol=2e-5)
 

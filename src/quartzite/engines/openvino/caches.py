@@ -4,9 +4,12 @@ Knows the inputs of `paged.PagedAttention` by their names, and nothing of graphs
 """
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import openvino as ov
+from numpy.typing import NDArray
 
 BLOCK_TOKENS = 32
 """Tokens of a block: the one length that the plugin knows on processors."""
@@ -35,6 +38,11 @@ class Caches:
         """Have room for a row that uses `blocks`."""
         if blocks > self._blocks:
             self._share(blocks)
+
+    def hold_for(self, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+        """Have room for the row of the inputs `arrays`, if it uses blocks."""
+        if BLOCKS in arrays:
+            self.hold(len(arrays[BLOCKS]))
 
     def keep(self, tokens: int) -> None:
         """Have every layer keep the keys and values of an item of so many tokens, row by row, until `forget`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from quartzite.domain import Vectors
 from quartzite.engines.blocks import Layout
-from quartzite.engines.openvino.caches import BLOCKS, Caches
+from quartzite.engines.openvino.caches import Caches
 from quartzite.engines.openvino.rows import Arrays
 from quartzite.engines.openvino.turns import Turns
 
@@ -149,8 +149,7 @@ class Run:
         self._request.start_async()
 
     def _put_all(self, arrays: Arrays) -> None:
-        if BLOCKS in arrays:
-            self.caches.hold(len(arrays[BLOCKS]))
+        self.caches.hold_for(arrays)
         for name, array in arrays.items():
             self._put(name, array)
 

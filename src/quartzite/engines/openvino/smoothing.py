@@ -14,7 +14,8 @@ from openvino import opset15
 
 from quartzite.domain import Encoded
 from quartzite.engines.blocks import end_to_end
-from quartzite.engines.openvino import bert, caches, graph, qwen3
+from quartzite.engines.openvino import bert, graph, qwen3
+from quartzite.engines.openvino.caches import Caches
 from quartzite.engines.openvino.graph import Node
 from quartzite.engines.openvino.int8 import Smoothing
 from quartzite.engines.openvino.rows import Arrays
@@ -77,8 +78,7 @@ def widths(model: ov.Model, places: Mapping[str, Node], arrays: Arrays, compute:
         model.add_outputs(widest.output(0))
     compiled: Any = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": compute})
     request = compiled.create_infer_request()
-    if caches.BLOCKS in arrays:
-        caches.Caches(request).hold(len(arrays[caches.BLOCKS]))
+    Caches(request).hold_for(arrays)
     request.infer(arrays, share_inputs=True)
     return {place: np.array(request.get_output_tensor(1 + number).data) for number, place in enumerate(places)}
 
