@@ -36,8 +36,9 @@ async def models(service: AdminService) -> list[str]:
 
 async def health_that_tells_of(service: AdminService, state: str) -> httpx.Response:
     """Return the first answer of `GET /health` in which a model has that state."""
-    while state not in (health := await service.client.get("/health")).text:  # noqa: ASYNC110  there is no event
-        await asyncio.sleep(0)
+    async with asyncio.timeout(60):  # if the state never comes
+        while state not in (health := await service.client.get("/health")).text:  # noqa: ASYNC110  there is no event
+            await asyncio.sleep(0)
     return health
 
 
